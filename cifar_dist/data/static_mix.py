@@ -41,7 +41,7 @@ class StaticMix:
         device: of the batches.
 
     Attributes:
-        failure: why the function is not compiled, in one line; empty where it is, or was not called yet.
+        failure: why :meth:`warm_up` could not compile the function, in one line; empty if it could.
     """
 
     failure = ""
@@ -50,12 +50,7 @@ class StaticMix:
         self._mix, self._seed, self._shape, self._size, self._device = mix, seed, shape, size, device
         self._draws = _recorded_draws(mix, seed, shape, device)
         self._keys: tuple[int, Tensor, Tensor] | None = None
-        self._compiled: Function | None = None
-
-    @property
-    def mixes(self) -> bool:
-        """Whether batches must include the sample before their first."""
-        return self._mix.mixes
+        self._compiled: Function = self._static
 
     def warm_up(self) -> None:
         """Compile the function on black images, so that no training step waits for the compiler; see ``failure``."""
@@ -66,12 +61,8 @@ class StaticMix:
     def __call__(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """Return images and targets, as :class:`Mix`."""
         keys, number = self._keys_of(epoch)
-        inputs = batch.images, batch.image_labels, batch.image_ids, keys, number
-        if len(batch.images) != self._size:
-            return self._static(*inputs)
-        if self._compiled is None:
-            self._compiled = self._compile(*inputs)
-        return self._compiled(*inputs)
+        mix = self._compiled if len(batch.images) == self._size else self._static
+        return mix(batch.images, batch.image_labels, batch.image_ids, keys, number)
 
     def _static(
         self, images: Tensor, labels: Tensor, ids: Tensor, keys: Tensor, epoch: Tensor

@@ -5,9 +5,8 @@ Rajbhandari et al.: *ZeRO: Memory Optimizations Toward Training Trillion Paramet
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import ClassVar
@@ -98,12 +97,8 @@ class DeepSpeedZero(Engine):
         self._configure(sum(weight.numel() for weight in module.parameters() if weight.requires_grad))
         wrapper, wrapped_optimizer = self.accelerator.prepare(module, optimizer)
         check_wrapper(wrapper, self.kind, "DeepSpeedEngine")
-        return self.build_model(self.create_model, module, wrapper, wrapped_optimizer)
-
-    @property
-    def create_model(self) -> Callable[..., WrappedModel]:
-        """What a wrapped network becomes."""
-        return _ZeroModel
+        model = _Zero3Model if self.stages == (3,) else _ZeroModel
+        return self.build_model(model, module, wrapper, wrapped_optimizer)
 
     def _configure(self, trained: int) -> None:
         """Complete the launcher's settings; ``trained`` is the number of weights that have gradients."""
@@ -138,10 +133,6 @@ class DeepSpeedZero3(DeepSpeedZero):
     shards = "weights, gradients and optimizer state"
     stages = (3,)
     description = "DeepSpeed ZeRO-3"
-
-    @property
-    def create_model(self) -> Callable[..., WrappedModel]:
-        return functools.partial(_Zero3Model, is_sharded=True)
 
 
 class _ZeroModel(WrappedModel):
@@ -193,6 +184,8 @@ class _ZeroModel(WrappedModel):
 
 class _Zero3Model(_ZeroModel):
     """DeepSpeed fetches weights ahead."""
+
+    is_sharded = True
 
     def infer(self, images: Tensor) -> Tensor:
         logits = super().infer(images)

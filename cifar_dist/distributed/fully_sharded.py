@@ -7,7 +7,6 @@ FSDP, which on a CPU exits 0 and has sharded nothing.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,8 +44,7 @@ class FullySharded(Engine):
         if not is_sharded(module, self.ranks.world_size):
             raise UserError("FSDP was asked for and the weights are not sharded; start with launch/fsdp.yaml")
         wrapper = self.accelerator.prepare_model(module, evaluation_mode=True)  # adds autocast and no wrapper
-        create = functools.partial(WrappedModel, is_sharded=True)
-        return self.build_model(create, module, wrapper, self.accelerator.prepare_optimizer(optimizer))
+        return self.build_model(_FullyShardedModel, module, wrapper, self.accelerator.prepare_optimizer(optimizer))
 
     def prepare_for_inference(self, module: nn.Module) -> InferenceModel:
         model = super().prepare_for_inference(module)
@@ -58,6 +56,10 @@ class FullySharded(Engine):
         # It splits weights along their first dimension; the images may stay channels-last.
         module.to(memory_format=torch.contiguous_format)
         shard(module, optimizer, self.ranks.device, self.ranks.world_size)
+
+
+class _FullyShardedModel(WrappedModel):
+    is_sharded = True
 
 
 def shard(module: nn.Module, optimizer: Optimizer | None, device: torch.device, world_size: int) -> None:

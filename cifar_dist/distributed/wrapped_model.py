@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 import torch.distributed as dist
@@ -115,12 +115,14 @@ class WrappedModel(InferenceModel):
         ranks, precision, accelerator: of the engine.
         accumulate: micro-batches in a step.
         clip_norm: maximum global gradient norm, 0 for none.
-        is_sharded: whether each process holds shards of the weights.
 
     Attributes:
         wrapper: for example torch's ``DistributedDataParallel``.
+        is_sharded: whether each process holds shards of the weights.
         weights: what this process holds of the network's weights.
     """
+
+    is_sharded: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -133,10 +135,9 @@ class WrappedModel(InferenceModel):
         accelerator: Accelerator,
         accumulate: int,
         clip_norm: float,
-        is_sharded: bool = False,
     ) -> None:
         super().__init__(module, ranks, precision)
-        self.weights = ShardedWeights(module) if is_sharded else HeldWeights(module)
+        self.weights = ShardedWeights(module) if self.is_sharded else HeldWeights(module)
         self.wrapper, self._optimizer, self._accelerator = wrapper, optimizer, accelerator
         self._built_groups = group_values(optimizer.param_groups)
         self._loss_scale = ranks.world_size * accumulate

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final, Literal
 
 from cifar_dist.config import Config
 from cifar_dist.config.saved import read_config
@@ -14,6 +16,17 @@ from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.environment import read_facts
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.table import EpochTable
+
+State = Literal["finished", "training", "stopped", "failed", "killed", "stalled", "incomplete", "not begun"]
+"""What became of a run so far; ``killed`` also where only the next start would record it."""
+_ENDS: Final[Mapping[timeline.Kind, State]] = {
+    "interrupted": "stopped",
+    "finished": "incomplete",
+    "failed": "failed",
+    "killed": "killed",
+    "stalled": "stalled",
+}
+"""The state of a run without all its results, by the kind of the event that ended its last process."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +108,8 @@ def read_result(run: RunFolder) -> Result:
     )
 
 
-def read_state(run: RunFolder) -> str:
-    """Name the state of a run: finished, training, stopped, failed, killed, stalled, incomplete or not begun.
+def read_state(run: RunFolder) -> State:
+    """Name the state of a run.
 
     A run is incomplete if it has finished, and has lost its final weights or evaluation or was extended since.
 
@@ -106,11 +119,11 @@ def read_state(run: RunFolder) -> str:
     if run.is_finished():
         return "finished"
     event = timeline.last_of_a_process(timeline.read(run.timeline))
-    last = event.kind if event else ""
-    if last in ("started", "resumed"):
-        return "training" if run.in_use() else "killed"
-    ends = {"": "not begun", "interrupted": "stopped", "finished": "incomplete"}
-    return ends.get(last, last)
+    if event is None:
+        return "not begun"
+    if event.kind in _ENDS:
+        return _ENDS[event.kind]
+    return "training" if run.in_use() else "killed"
 
 
 def own_data_of(run: RunFolder) -> Manifest | None:

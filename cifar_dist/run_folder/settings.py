@@ -43,7 +43,7 @@ def read_settings(folder: RunFolder) -> Config:
         UserError: it is damaged, or was edited into other settings than the run was started with.
     """
     config = read_config(folder.config)
-    if found := contradiction(_settings(folder), settings_of(config), LENGTH, str(folder.config)):
+    if found := contradiction(started_settings(folder), settings_of(config), LENGTH, str(folder.config)):
         raise UserError(
             f"{folder.path} was started with {found[1]}; write the first there again, or {other_run(folder, config)}"
         )
@@ -80,6 +80,11 @@ def read_started_settings(folder: RunFolder) -> Config:
     return read_config(folder.started_config if folder.started_config.is_file() else folder.config)
 
 
+def started_settings(folder: RunFolder) -> Mapping[str, object]:
+    """Return the settings of :func:`read_started_settings` by key."""
+    return settings_of(read_started_settings(folder))
+
+
 def refuse_other_settings(folder: RunFolder, config: Config, besides: Sequence[str] = ()) -> None:
     """Refuse a ``config`` that cannot resume this run.
 
@@ -92,7 +97,7 @@ def refuse_other_settings(folder: RunFolder, config: Config, besides: Sequence[s
             message names the first, and the commands that continue the run as it was and that start another one.
     """
     read_settings(folder)
-    if found := contradiction(_settings(folder), settings_of(config), besides):
+    if found := contradiction(started_settings(folder), settings_of(config), besides):
         key, words = found
         raise UserError(
             f"{folder.path} was started with {words}; leave {key} as it was: {resume_command(folder, config)}, "
@@ -107,13 +112,13 @@ def resume_command(folder: RunFolder, config: Config | None = None) -> str:
     """
     length: list[str] = []
     if config is not None and _keeps_rates(folder, config):
-        length = words_of_changes(_settings(folder), settings_of(config), LENGTH) or []
+        length = words_of_changes(started_settings(folder), settings_of(config), LENGTH) or []
     return " ".join([command_for_verbs(), "resume", quoted(folder.path), *map(quoted, length)])
 
 
 def other_run(folder: RunFolder, config: Config) -> str:
     """Return the command that trains a run of its own with ``config``: a branch of this one, where it can be."""
-    path, before, now = quoted(folder.path), _settings(folder), settings_of(config)
+    path, before, now = quoted(folder.path), started_settings(folder), settings_of(config)
     words, way = [f"--run.name {free_name(folder.path).name}"], "start another run"
     if Path(str(before["run.dir"])).resolve() != folder.path.parent.resolve():  # it was moved, or copied
         words.append(f"--run.dir {quoted(folder.path.parent)}")
@@ -173,7 +178,3 @@ def _keeps_rates(folder: RunFolder, config: Config) -> bool:
         before=started.train.epochs,
         after=config.train.epochs,
     )
-
-
-def _settings(folder: RunFolder) -> Mapping[str, object]:
-    return settings_of(read_started_settings(folder))

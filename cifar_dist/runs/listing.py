@@ -8,12 +8,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from cifar_dist import __version__
 from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import counted, csv_text, list_some, markdown, print_notes, size
-from cifar_dist.report.results import Result, read_result, read_state
+from cifar_dist.report.results import Result, State, read_result, read_state
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.begun import has_begun
@@ -25,7 +26,7 @@ class ListedRun:
 
     Attributes:
         run: its folder.
-        state: as :func:`~cifar_dist.report.results.read_state` names it, or ``damaged``.
+        state: ``damaged`` if its files cannot be read.
         result: its results; None if it is damaged.
         problem: what is damaged or lost; empty if nothing is.
         bytes: size on the disk.
@@ -34,7 +35,7 @@ class ListedRun:
     """
 
     run: RunFolder
-    state: str
+    state: State | Literal["damaged"]
     result: Result | None
     problem: str
     bytes: int
@@ -94,15 +95,16 @@ def find_runs(folder: Path, *, show: bool = True) -> list[RunFolder]:
 def describe(run: RunFolder) -> ListedRun:
     """Read one run, damaged or not."""
     result, problem, before = None, "", version(run)
+    state: State | Literal["damaged"] = "damaged"
     try:
         result = read_result(run)
         state = read_state(run)
         if state == "finished" and not result.epochs:
             problem = f"{run.metrics} has lost the steps of a finished run; restore it"
     except UserError as error:
-        state, problem = "damaged", str(error)
+        problem = str(error)
     except OSError as error:  # a folder in place of a file, or another user's run
-        state, problem = "damaged", f"{error.filename or run.path} cannot be read: {error.strerror or error}"
+        problem = f"{error.filename or run.path} cannot be read: {error.strerror or error}"
     depends_on_more = state in ("training", "damaged")  # the lock, permissions
     on_disk = disk_bytes(run.path.resolve())  # of the run that a link leads to
     return ListedRun(run, state, result, problem, on_disk, written(run), "" if depends_on_more else before)

@@ -40,7 +40,7 @@ from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError, nearest, quoted
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.run_folder.settings import read_started_settings
+from cifar_dist.run_folder.settings import started_settings
 
 SHIPPED = recipe.SHIPPED / "sweeps"
 
@@ -77,7 +77,7 @@ class Run:
         """
         if not self.folder.config.is_file():
             return None
-        return contradiction(settings_of(read_started_settings(self.folder)), settings_of(self.config))
+        return contradiction(started_settings(self.folder), settings_of(self.config))
 
     def other_evaluation(self) -> str:
         """The setting of the evaluation that ended the run and that the sweep has changed since; empty for none."""

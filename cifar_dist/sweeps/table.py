@@ -6,12 +6,13 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from cifar_dist.config.changes import differences, short_key
 from cifar_dist.config.settings import settings_of
 from cifar_dist.formatting import csv_text, duration, markdown, percent_cell
 from cifar_dist.report.comparison import Compared, draw_comparison
-from cifar_dist.report.results import Result, read_result, read_state
+from cifar_dist.report.results import Result, State, read_result, read_state
 from cifar_dist.sweeps.sweep import Row, Run, Sweep
 from cifar_dist.tracking.begun import has_begun
 
@@ -157,9 +158,9 @@ def _change(run: Run) -> str:
     return f"another {evaluated}" if evaluated else ""
 
 
-def _progress(runs: int, done: int, begun: Sequence[tuple[Result, str]], others: Sequence[str]) -> str:
+def _progress(runs: int, done: int, begun: Sequence[tuple[Result, State]], others: Sequence[str]) -> str:
     """Say how far a row is; ``begun`` has the unfinished runs, each with its state."""
-    ended = ("stopped", "failed", "killed", "stalled", "incomplete")
+    ended: Final[tuple[State, ...]] = ("stopped", "failed", "killed", "stalled", "incomplete")
     now = [
         f"{state} at epoch {result.progress}" if state in ended else f"epoch {result.progress}"
         for result, state in begun

@@ -34,7 +34,7 @@ class Event:
             with another run's checkpoint, ``extended`` a change of the run's length.
         step: optimizer steps done at that time.
         processes: number of processes that train from then on; 0 if the run ends.
-        where: host and device.
+        where: they compute: wrapper and device, such as ``DDP, cpu``.
         note: the reason, or what was lost; one line.
     """
 
@@ -44,6 +44,14 @@ class Event:
     processes: int = 0
     where: str = ""
     note: str = ""
+
+    @property
+    def wrapper(self) -> str:
+        return self.where.rpartition(", ")[0]
+
+    @property
+    def device(self) -> str:
+        return self.where.rpartition(", ")[2]
 
 
 def utc(timestamp: float | None = None) -> str:

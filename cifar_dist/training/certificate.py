@@ -56,6 +56,21 @@ class Stretch:
         return self.differs_at is None and not self.different_tensors and not self.different_evaluations
 
 
+@dataclass(frozen=True)
+class _Recorded:
+    """What a run has recorded.
+
+    Attributes:
+        steps: the records of its steps, by number.
+        records: all of its metrics.
+        points: the checkpoints to recompute from, by step; None for new weights.
+    """
+
+    steps: dict[int, Record]
+    records: list[Record]
+    points: dict[int, Path | None]
+
+
 def certify(
     config: Config,
     engine: Engine,
@@ -82,42 +97,34 @@ def certify(
         StopRequested: a process was asked to stop.
     """
 
-    def choose() -> tuple[dict[int, Record], list[Record], dict[int, Path | None], list[tuple[int, int]]]:
+    def choose() -> tuple[_Recorded, list[tuple[int, int]]]:
         check_data(config, folder)
-        records = recorded_steps(folder)
-        evaluations = [record for record in read(folder.metrics) if record.split != "train"]
-        known = starting_points(config, folder)
+        recorded = _Recorded(recorded_steps(folder), read(folder.metrics), starting_points(config, folder))
         stretches = [
             (began, min(ended, began + _MOST_STEPS))
-            for began, ended in pairwise(sorted({*known, max(records)}))
-            if all(step in records for step in (began + 1, ended))
+            for began, ended in pairwise(sorted({*recorded.points, max(recorded.steps)}))
+            if all(step in recorded.steps for step in (began + 1, ended))
         ]
         if not stretches:
             raise UserError(f"{folder.path} has no steps that can be recomputed: no checkpoint precedes its records")
-        return records, evaluations, known, random.Random(seed).sample(stretches, min(count, len(stretches)))
+        return recorded, sorted(random.Random(seed).sample(stretches, min(count, len(stretches))))
 
-    records, evaluations, known, chosen = engine.ranks.run_on_main(choose)
+    recorded, chosen = engine.ranks.run_on_main(choose)
     with show(sum(ended - began for began, ended in chosen)) as advance:
-        return [_recompute(config, engine, records, evaluations, known, stretch, advance) for stretch in sorted(chosen)]
+        return [_recompute(config, engine, recorded, stretch, advance) for stretch in chosen]
 
 
 def _recompute(
-    config: Config,
-    engine: Engine,
-    records: dict[int, Record],
-    evaluations: list[Record],
-    known: dict[int, Path | None],
-    stretch: tuple[int, int],
-    advance: Advance,
+    config: Config, engine: Engine, recorded: _Recorded, stretch: tuple[int, int], advance: Advance
 ) -> Stretch:
     began, ended = stretch
-    recomputation = Recomputation(config, engine, known.get(began))
+    recomputation = Recomputation(config, engine, recorded.points[began])
     found, _ = recomputation.run(ended, advance)
-    differs_at = next((record.step for record in found if not same_numbers(record, records[record.step])), None)
-    recorded = [record for record in evaluations if record.step == ended]
-    different = tuple(record.split for record in recorded if not _is_repeatable(record, recomputation, engine))
-    tensors = _different_tensors(recomputation, engine, end) if (end := known.get(ended)) else None
-    return Stretch(began, ended, differs_at, tensors, different if recorded else None)
+    differs_at = next((step.step for step in found if not same_numbers(step, recorded.steps[step.step])), None)
+    evaluations = [record for record in recorded.records if record.step == ended and record.split != "train"]
+    different = tuple(record.split for record in evaluations if not _is_repeatable(record, recomputation, engine))
+    tensors = _different_tensors(recomputation, engine, end) if (end := recorded.points.get(ended)) else None
+    return Stretch(began, ended, differs_at, tensors, different if evaluations else None)
 
 
 def _is_repeatable(record: Record, recomputation: Recomputation, engine: Engine) -> bool:

@@ -66,7 +66,7 @@ class Learner:
         self.model = engine.prepare(setup.module, setup.optimizer)
         # DDP keeps what it is given: that must not be this learner, which would keep the model.
         self.model.watch_exchange(partial(self.clock.begin, "communication"))
-        self._engine = engine.description
+        self._engine_name = engine.description
         if loaded is not None:
             self.model.load_optimizer_state(loaded.tensors.optimizer)
             self.model.load_scaler_state(loaded.state.loss_scaler)
@@ -124,7 +124,7 @@ class Learner:
             batches: one for each micro-batch.
             lr: learning rate.
         """
-        with explained(lambda: describe_training(self._config.train, self._engine, self._ranks.world_size)):
+        with explained(lambda: describe_training(self._config.train, self._engine_name, self._ranks.world_size)):
             self.model.begin_step(lr)
             if self._needs_rehearsal:
                 self._rehearse(step, batches, lr)

@@ -20,7 +20,7 @@ from cifar_dist.distributed.engine import Engine
 from cifar_dist.errors import UserError
 from cifar_dist.optim.lr_curve import Curve, rates
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.run_folder.settings import read_started_settings
+from cifar_dist.run_folder.settings import started_settings
 from cifar_dist.terminal.notice import notice
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog
@@ -119,7 +119,7 @@ def require_place(config: Config) -> None:
     folder = RunFolder.of(config)
     path = folder.path
     if folder.exists():
-        before, now = settings_of(read_started_settings(folder)), settings_of(config)
+        before, now = started_settings(folder), settings_of(config)
         rates_of_run = [key for key in before.keys() | now.keys() if key == "optim.lr" or key.startswith("schedule.")]
         if found := contradiction(before, now, [*LENGTH, *rates_of_run]):
             raise UserError(f"{path} was started with {found[1]}; its report would show this curve; use --run.name NEW")

@@ -30,6 +30,7 @@ from cifar_dist.tracking import timeline
 from cifar_dist.tracking.environment import read_facts
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record, read
+from cifar_dist.tracking.timeline import Event
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
 from cifar_dist.training.setup import TrainingSetup, build_setup
@@ -206,14 +207,13 @@ def differences(folder: RunFolder, engine: Engine, first: int, last: int) -> Job
         unknown = "the run's environment.json is missing: its processes and device are not known"
         return JobDifferences((unknown,), avoidable=False)
     jobs = _jobs_of(folder, first, last)
-    if len(jobs) > 1:
-        several = " and then ".join(f"{processes} x {where}" for processes, where in jobs)
+    if len({(job.processes, job.where) for job in jobs}) > 1:
+        several = " and then ".join(dict.fromkeys(f"{job.processes} x {job.where}" for job in jobs))
         line = f"steps {first + 1} to {last} were trained on {several}, and no job recomputes all to the last digit"
         return JobDifferences((line,), avoidable=False)
     then = asdict(facts)
-    for processes, where in jobs:
-        wrapper, _, device = where.rpartition(", ")
-        then |= {"processes": processes, "wrapper": wrapper, "device": device}
+    for job in jobs:
+        then |= {"processes": job.processes, "wrapper": job.wrapper, "device": job.device}
     now = {
         "processes": engine.ranks.world_size,
         "wrapper": engine.description,
@@ -224,12 +224,11 @@ def differences(folder: RunFolder, engine: Engine, first: int, last: int) -> Job
     return JobDifferences(tuple(lines), avoidable=bool(lines))
 
 
-def _jobs_of(folder: RunFolder, first: int, last: int) -> list[tuple[int, str]]:
-    """Return the number of processes, and wrapper and device, that trained the steps from ``first`` to ``last``."""
+def _jobs_of(folder: RunFolder, first: int, last: int) -> list[Event]:
+    """Return the starts of the jobs that trained the steps from ``first`` to ``last``."""
     events = [event for event in timeline.read(folder.timeline) if event.processes]
     ends = [*(event.step for event in events[1:]), last]
-    found = [event for event, end in zip(events, ends, strict=False) if event.step < last and first < end]
-    return list(dict.fromkeys((event.processes, event.where) for event in found))
+    return [event for event, end in zip(events, ends, strict=False) if event.step < last and first < end]
 
 
 class Recomputation:

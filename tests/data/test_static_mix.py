@@ -192,6 +192,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_why(
     mix = mix_of(recipe.load("demo", ["--augment.transforms", f'[{{name="{file}:Curious"}}]']).augment)
     batch = batch_of(8, mixes=False)
     fixed = static(mix, size=8)
+    fixed.warm_up()
     for epoch in (0, 1):
         assert torch.equal(fixed(batch, epoch)[0], mix(batch, epoch)[0])
     assert fixed.failure
