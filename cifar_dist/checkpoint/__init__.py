@@ -37,7 +37,7 @@ from cifar_dist.checkpoint.folder import (
 )
 from cifar_dist.checkpoint.history import (
     best,
-    best_before,
+    best_of,
     choose,
     copy_to,
     find_named,
@@ -64,7 +64,7 @@ __all__ = [
     "Tensors",
     "TrainState",
     "best",
-    "best_before",
+    "best_of",
     "choose",
     "copy_to",
     "evaluated_weights",

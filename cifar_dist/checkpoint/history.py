@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -142,13 +142,13 @@ def best(folder: Path, until: int | None = None) -> Path | None:
     return next(iter(marked or [path for path in reached if path.name == linked]), None)
 
 
-def best_before(folder: Path, step: int) -> Path | None:
-    """Return the checkpoint with the highest validation accuracy of those before a step that are kept; None for none.
+def best_of(folder: Path, steps: Collection[int]) -> Path | None:
+    """Return the checkpoint with the highest validation accuracy of those of ``steps`` that are kept; None for none.
 
     Unlike with :func:`best`, an accuracy whose checkpoint is lost does not count.
     """
-    earlier = {path: _state(path) for path in listing(folder) if (step_of(path) or 0) < step}
-    reached = {path: one.val_accuracy for path, one in earlier.items() if one is not None and one.is_best}
+    states = {path: _state(path) for path in listing(folder) if step_of(path) in steps}
+    reached = {path: one.val_accuracy for path, one in states.items() if one is not None and one.is_best}
     known = {path: accuracy for path, accuracy in reached.items() if accuracy is not None}
     return max(known, key=lambda path: known[path], default=None)
 

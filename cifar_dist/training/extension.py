@@ -125,12 +125,21 @@ def is_evaluated_here(state: TrainState, setup: TrainingSetup) -> bool:
 
 def without_last_evaluation(folder: RunFolder, state: TrainState, setup: TrainingSetup) -> TrainState:
     """Return ``state`` as it was before the evaluation at its step; the best is then the best that is kept."""
-    before = [record.accuracy for record in metrics.evaluations(folder.metrics) if record.step < state.step]
-    best = checkpoint.best_before(folder.checkpoints, state.step)
+    before = [record for record in metrics.evaluations(folder.metrics) if record.step < state.step]
+    best = best_before(folder, state.step)
     return replace(
         state,
         epochs_evaluated=(state.step - 1) // setup.steps_per_epoch,
-        val_accuracy=before[-1] if before else None,
+        val_accuracy=before[-1].accuracy if before else None,
         best_val_accuracy=checkpoint.read_state(best).val_accuracy if best else None,
         is_best=False,
     )
+
+
+def best_before(folder: RunFolder, step: int) -> Path | None:
+    """Return the checkpoint of the best evaluation before a step, of those that are kept; None for none.
+
+    An evaluation that was undone is not in the metrics any more, and its checkpoint still says that it was the best.
+    """
+    evaluated = {record.step for record in metrics.evaluations(folder.metrics) if record.step < step}
+    return checkpoint.best_of(folder.checkpoints, evaluated)

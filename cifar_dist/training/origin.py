@@ -21,9 +21,9 @@ from cifar_dist.errors import UserError, quoted
 from cifar_dist.run_folder import RunFolder, find_run, split_step
 from cifar_dist.run_folder.settings import read_started_settings
 from cifar_dist.step_folder import step_of
-from cifar_dist.tracking import metrics
+from cifar_dist.tracking import metrics, timeline
 from cifar_dist.training.early_stopping import EarlyStopping
-from cifar_dist.training.extension import is_evaluated_here, without_last_evaluation
+from cifar_dist.training.extension import best_before, is_evaluated_here, without_last_evaluation
 from cifar_dist.training.setup import TrainingSetup
 
 
@@ -51,7 +51,7 @@ class Origin:
         Those on other images do not, nor does one that was made here only because the origin ended here.
         """
         state = self.state
-        if self._ended_within_a_turn(setup):
+        if self._is_evaluated_as_an_end(setup):
             state = without_last_evaluation(self.folder, state, setup)
         if not self.counts_evaluations(setup):
             return replace(state, val_accuracy=None, best_val_accuracy=None, is_best=False)
@@ -61,8 +61,8 @@ class Origin:
         """Return the best checkpoint so far in a branch; None if its evaluation does not count there, or it is lost."""
         if not self.counts_evaluations(setup):
             return None
-        if self._ended_within_a_turn(setup):
-            best = checkpoint.best_before(self.folder.checkpoints, self.state.step)
+        if self._is_evaluated_as_an_end(setup):
+            best = best_before(self.folder, self.state.step)
         else:
             best = checkpoint.best(self.folder.checkpoints, until=self.state.step)
         return best if best is not None and checkpoint.is_intact(best) else None
@@ -78,9 +78,13 @@ class Origin:
         chosen = [step for step in steps if step < end and step % multiples_of == 0]
         return [f"--run.from {quoted(self.folder.path)}@{step}" for step in chosen]
 
-    def _ended_within_a_turn(self, setup: TrainingSetup) -> bool:
-        steps_per_turn = setup.steps_per_epoch * self.config.eval.every
-        return is_evaluated_here(self.state, setup) and self.state.step % steps_per_turn != 0
+    def _is_evaluated_as_an_end(self, setup: TrainingSetup) -> bool:
+        """Whether the origin was evaluated here because it ended here, for now or for good, and not in its turn."""
+        step, events = self.state.step, timeline.read(self.folder.timeline)
+        ends = {event.step for event in events if event.kind == "extended"}
+        ends.add(self.config.train.last_step(setup.steps_per_epoch))
+        is_turn = step % (setup.steps_per_epoch * self.config.eval.every) == 0
+        return step in ends and not is_turn and is_evaluated_here(self.state, setup)
 
 
 def val_of(manifest: Manifest, hold_out: bool) -> list[tuple[str, list[int]]]:

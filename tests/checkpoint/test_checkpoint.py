@@ -226,17 +226,17 @@ def test_an_accuracy_of_0_is_an_accuracy(folder: Path) -> None:
     path = checkpoint.save(
         folder, tensors(5), dataclasses.replace(state(5), val_accuracy=0.0, best_val_accuracy=0.0, is_best=True)
     )
-    assert checkpoint.best_before(folder, 6) == path
-    assert checkpoint.best_before(folder, 5) is None
+    assert checkpoint.best_of(folder, [4, 5]) == path
+    assert checkpoint.best_of(folder, [4]) is None
 
 
 def test_an_accuracy_whose_weights_are_lost_is_not_one_that_was_reached(folder: Path) -> None:
     save(folder, 5, best=True)
     save(folder, 7)
     (save(folder, 8) / STATE).unlink()
-    assert checkpoint.best_before(folder, 9) == folder / step_name(5)
+    assert checkpoint.best_of(folder, range(9)) == folder / step_name(5)
     shutil.rmtree(folder / step_name(5))
-    assert checkpoint.best_before(folder, 9) is None
+    assert checkpoint.best_of(folder, range(9)) is None
 
 
 def test_best_is_the_newest_if_none_was_evaluated(folder: Path) -> None:

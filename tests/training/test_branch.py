@@ -113,6 +113,22 @@ def test_a_branch_that_is_evaluated_less_often_keeps_the_evaluations_of_its_orig
     assert (done.code, LOST in done.said) == (0, False), done.said
     kept, origin = metrics(place.runs / "rarer", "val"), metrics(place.whole, "val")
     assert [record["step"] for record in kept] == [record["step"] for record in origin] == [3, 6, 9, 12]
+    again = place.train("again", "--run.from", "rarer@9", "--eval.every", "2")
+    assert (again.code, LOST in again.said) == (0, False), again.said
+    assert metrics(place.runs / "again", "val")[:3] == kept[:3], "also one that was no turn of its origin, a branch"
+
+
+def test_an_evaluation_that_an_extension_has_undone_is_not_the_best_of_a_branch(place: Place) -> None:
+    words, run = ["--schedule.name", "constant", "--optim.lr", "0.02"], place.runs / "extended"
+    assert place.train("extended", *words, "--train.max_steps", "8").code == 0
+    accuracies = [record["accuracy"] for record in metrics(run, "val")]
+    assert accuracies == sorted(set(accuracies)), "the last is the best, or the test would show nothing"
+    assert place.run("resume", str(run), "--train.max_steps", "10", "--eval.every", "2").code == 0
+    assert [record["step"] for record in metrics(run, "val")] == [3, 6, 10]
+    branch = place.train("undone", "--run.from", "extended@9", *words, "--eval.every", "2", *NOTHING_TO_SEE)
+    assert (branch.code, LOST in branch.said) == (0, False), branch.said
+    assert [record["step"] for record in metrics(place.runs / "undone", "val")] == [3, 6, 12]
+    assert checkpoint.named(place.runs / "undone" / "checkpoints", "best").name == "step-00000006"
 
 
 def test_a_branch_that_would_be_complete_is_refused_whenever_it_is_evaluated(place: Place) -> None:
