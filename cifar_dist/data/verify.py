@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cifar_dist.config import DataConfig
 from cifar_dist.data.dataset_folder import FILE_NAME, find_tars
 from cifar_dist.data.image import decode, decoding_problem
 from cifar_dist.data.manifest import Manifest, Shard
@@ -110,7 +111,7 @@ class VerifyReport:
         return "\n".join(map(printable, lines))
 
 
-def verify(folder: str | Path, *, shuffle_block: int = 64, show: bool = True) -> VerifyReport:
+def verify(folder: str | Path, *, shuffle_block: int = DataConfig.shuffle_block, show: bool = True) -> VerifyReport:
     """Verify everything that a run could read: sizes, checksums, tar headers, labels, each image, mean and std.
 
     Args:
