@@ -54,19 +54,23 @@ class RunningAverageConfig(AverageConfig):
         """Return the optimizer steps after which the average begins."""
         return math.ceil(steps_in(self.start, steps_per_epoch))
 
+    def updates(self, steps: int, steps_per_epoch: int) -> range:
+        """Return the optimizer steps, of the first ``steps``, after each of which the average is updated."""
+        return range(self.first_step(steps_per_epoch) + self.every, steps + 1, self.every)
+
     def keeps_weights(self, steps: int, *, steps_per_epoch: int, before: int, after: int) -> bool:
         """Whether the updates in the first ``steps`` of runs of ``before`` and ``after`` epochs have equal weights."""
         start = self.first_step(steps_per_epoch)
         return all(
             self.weight(step, start=start, total=steps_per_epoch * before)
             == self.weight(step, start=start, total=steps_per_epoch * after)
-            for step in range(start + self.every, steps + 1, self.every)
+            for step in self.updates(steps, steps_per_epoch)
         )
 
     def first_share(self, steps: int, *, steps_per_epoch: int, total: int) -> float:
         """Return how much of the average after ``steps`` is the copy with which it began, in [0, 1]."""
         start = self.first_step(steps_per_epoch)
-        updates = range(start + self.every, steps + 1, self.every)
+        updates = self.updates(steps, steps_per_epoch)
         return math.prod(1 - self.weight(step, start=start, total=total) for step in updates)
 
     def weight(self, step: int, *, start: int, total: int) -> float:

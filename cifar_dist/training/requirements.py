@@ -211,7 +211,7 @@ def check_average(config: Config, steps_per_epoch: int) -> None:
         raise UserError("average.recalibrate 1: one image has no batch statistics; use --average.recalibrate 2 or more")
     if plugins.is_spec(average.name):
         start, total = average.first_step(steps_per_epoch), steps_per_epoch * config.train.epochs
-        for step in range(start + average.every, config.train.last_step(steps_per_epoch) + 1, average.every):
+        for step in average.updates(config.train.last_step(steps_per_epoch), steps_per_epoch):
             average_weight(average, step, start=start, total=total)
 
 
