@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cifar_dist.data.operations.policies import Round
     from cifar_dist.data.operations.rearrange import Sources
 
-__all__ = ["Mixing", "Policy", "Rearrangement", "Samples", "Transform", "check_colors", "occurrences"]
+__all__ = ["Mixing", "Policy", "Rearrangement", "Samples", "Transform", "occurrences"]
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,11 @@ class Transform(TransformConfig):
     Attributes:
         planar: whether it requires, or is faster on, images that are contiguous as [n, c, h, w]. If no transform in the
             list does, two copies of the batch are saved.
+        needs_colors: whether it requires images of three channels.
     """
 
     planar: ClassVar[bool] = True
+    needs_colors: ClassVar[bool] = False
 
     def __call__(self, images: Tensor, samples: Samples) -> Tensor:
         """Return transformed copies of ``images``, uint8 [n, c, h, w]."""
@@ -116,6 +118,11 @@ class Transform(TransformConfig):
         Raises:
             UserError: the message says what to set instead.
         """
+        if self.needs_colors and channels != 3:
+            raise UserError(
+                f"{self.name} changes colours, and the images have {channels} channels; "
+                "remove it from augment.transforms"
+            )
 
 
 def occurrences(transforms: Sequence[TransformConfig]) -> Iterator[tuple[TransformConfig, int]]:
@@ -124,14 +131,6 @@ def occurrences(transforms: Sequence[TransformConfig]) -> Iterator[tuple[Transfo
     for transform in transforms:
         yield transform, seen[type(transform)]
         seen[type(transform)] += 1
-
-
-def check_colors(name: str, channels: int) -> None:
-    """Raise UserError unless images have 3 channels."""
-    if channels != 3:
-        raise UserError(
-            f"{name} changes colours, and the images have {channels} channels; remove it from augment.transforms"
-        )
 
 
 class Rearrangement(Transform):
@@ -152,12 +151,11 @@ class Rearrangement(Transform):
 class Policy(Transform):
     """Applies a sequence of torchvision's operations, a different one to each sample. Implement :meth:`rounds`."""
 
+    needs_colors: ClassVar[bool] = True
+
     def rounds(self, samples: Samples, height: int, width: int) -> Iterator[Round]:
         """Yield each round's operations and magnitudes; see :mod:`cifar_dist.data.operations.policies`."""
         raise NotImplementedError
-
-    def check(self, height: int, width: int, channels: int) -> None:
-        check_colors(self.name, channels)
 
     def __call__(self, images: Tensor, samples: Samples) -> Tensor:
         from cifar_dist.data.operations.policies import apply_rounds

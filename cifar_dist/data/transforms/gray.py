@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cifar_dist.config.section import require_probability
-from cifar_dist.data.transforms import Samples, Transform, check_colors
+from cifar_dist.data.transforms import Samples, Transform
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,15 +16,14 @@ if TYPE_CHECKING:
 class Gray(Transform):
     """Convert some images to gray, as torchvision's RandomGrayscale."""
 
+    needs_colors: ClassVar[bool] = True
+
     name: Literal["gray"] = "gray"
     p: float = 0.1
     """Probability that an image becomes gray."""
 
     def __post_init__(self) -> None:
         require_probability(self.p)
-
-    def check(self, height: int, width: int, channels: int) -> None:
-        check_colors(self.name, channels)
 
     def __call__(self, images: Tensor, samples: Samples) -> Tensor:
         from cifar_dist.data.operations.color import to_gray

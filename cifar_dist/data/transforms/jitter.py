@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cifar_dist.config.section import require, require_at_least
-from cifar_dist.data.transforms import Samples, Transform, check_colors
+from cifar_dist.data.transforms import Samples, Transform
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +18,8 @@ _ORDERS = tuple(itertools.permutations(range(4)))
 @dataclass(frozen=True)
 class Jitter(Transform):
     """Change brightness, contrast, saturation and hue, each image in its own order, as torchvision's ColorJitter."""
+
+    needs_colors: ClassVar[bool] = True
 
     name: Literal["jitter"] = "jitter"
     brightness: float = 0.0
@@ -36,9 +38,6 @@ class Jitter(Transform):
             any((self.brightness, self.contrast, self.saturation, self.hue)),
             "brightness, contrast, saturation and hue are all 0; set one of them, or remove jitter from the list",
         )
-
-    def check(self, height: int, width: int, channels: int) -> None:
-        check_colors(self.name, channels)
 
     def parameters(self, samples: Samples) -> tuple[Tensor, Tensor]:
         """Draw the order of the four changes, int64 [n, 4], and the amount of each, float32 [n, 4]."""
