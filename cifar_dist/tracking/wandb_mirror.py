@@ -98,7 +98,7 @@ class WandbMirror:
         self._lacks_history = False
         self._sent = 0
         self._address: tuple[str, str] | None = None
-        _import_wandb(folder)  # in the main thread
+        _import_wandb(self._folder.wandb)  # in the main thread
 
     def start(self, history: Sequence[Record]) -> None:
         tracking, known = self._tracking, self._folder.wandb_identity
@@ -108,7 +108,7 @@ class WandbMirror:
         mode = wandb_mode(tracking)
         self._identity = _Identity(last.id or secrets.token_hex(4), mode, project, entity, len(history))
         self._keep(replace(last, id=self._identity.id, mode=""))  # before W&B knows the id: a kill may come in between
-        self._run = _start(self._folder.path, self._config, tracking, self._facts, self._identity)
+        self._run = _start(self._folder.path, self._config, self._facts, self._identity, mode)
         self._keep(replace(self._identity, mode=""))
         if self._run.url:
             self._address = "W&B shows this run at:", self._run.url
@@ -164,7 +164,7 @@ class _Identity:
     """
 
     id: str = ""
-    mode: str = ""
+    mode: Mode | Literal[""] = ""
     project: str = ""
     entity: str = ""
     records: int = 0
@@ -177,12 +177,12 @@ def _last_process(path: Path) -> _Identity:
     return _Identity(**found) if _ID.fullmatch(found.get("id", "")) else default
 
 
-def _import_wandb(folder: Path) -> None:
-    """Import W&B with its temporary folders in the run folder; a process that ends at once leaves them behind.
+def _import_wandb(own: Path) -> None:
+    """Import W&B with its temporary folders in its ``own`` folder; a process that ends at once leaves them behind.
 
     Where a process has temporary files is one setting for all of its threads.
     """
-    before, own = tempfile.tempdir, RunFolder(folder).wandb
+    before = tempfile.tempdir
     own.mkdir(exist_ok=True)
     tempfile.tempdir = str(own)
     try:
@@ -197,10 +197,9 @@ def _program() -> str:
     return quoted(installed) if installed.is_file() else "wandb"
 
 
-def _start(folder: Path, config: Config, tracking: WandbConfig, facts: RunFacts, this: _Identity) -> _Run:
+def _start(folder: Path, config: Config, facts: RunFacts, this: _Identity, mode: Mode) -> _Run:
     import wandb
 
-    mode = wandb_mode(tracking)
     # Silent before init, because otherwise wandb prompts for an API key at a terminal, and all ranks would wait.
     wandb.setup(settings=wandb.Settings(silent=True))
     run: _Run = wandb.init(
