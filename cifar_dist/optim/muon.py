@@ -51,11 +51,11 @@ class Muon(Optimizer):
         rest: Optimizer,
         *,
         lr: float,
-        momentum: float = 0.95,
-        nesterov: bool = True,
-        weight_decay: float = 0.0,
-        normalize: bool = False,
-        iterations: int = 5,
+        momentum: float,
+        nesterov: bool,
+        weight_decay: float,
+        normalize: bool,
+        iterations: int,
         batched: bool | None = None,
     ) -> None:
         defaults = {

@@ -23,7 +23,7 @@ _LONG = 3  # columns per row from which iterating on the Gram matrix takes less 
 _RESTART = 3
 
 
-def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
+def orthogonalize(matrix: Tensor, iterations: int) -> Tensor:
     """Replace the singular values of float [..., m, n] matrices by values near 1.
 
     The result is bfloat16 on a GPU, as published, unless it is one before Ampere, which emulates that. It is float32 on

@@ -20,7 +20,8 @@ OVERFLOWS = (True, False, True, True, False)  # of each step
 def muon(parameters: Iterable[nn.Parameter], rest: Callable[[list[nn.Parameter]], Optimizer], batched: bool) -> Muon:
     others = [*parameters]
     hidden = others.pop(4)  # the second convolution
-    return Muon([hidden], rest(others), lr=0.1, normalize=True, batched=batched)
+    settings = {"lr": 0.1, "momentum": 0.95, "nesterov": True, "weight_decay": 0.0, "normalize": True, "iterations": 5}
+    return Muon([hidden], rest(others), batched=batched, **settings)  # type: ignore[arg-type]
 
 
 BUILDERS: dict[str, Callable[[list[nn.Parameter]], Optimizer]] = {

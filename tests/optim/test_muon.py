@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -32,8 +33,12 @@ def adamw(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1)
 
 
+PLAIN: dict[str, Any] = {"momentum": 0.95, "nesterov": True, "weight_decay": 0.0, "normalize": False, "iterations": 5}
+AIRBENCH = PLAIN | {"momentum": 0.6, "normalize": True, "iterations": 3}
+
+
 def muon(model: nn.Module, rest: Callable[[list[nn.Parameter]], torch.optim.Optimizer] = sgd, lr: float = 0.1) -> Muon:
-    return Muon(hidden_weights(model), rest(others(model)), lr=lr, momentum=0.6, normalize=True, iterations=3)
+    return Muon(hidden_weights(model), rest(others(model)), lr=lr, **AIRBENCH)
 
 
 @pytest.mark.parametrize(("has_bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
@@ -41,7 +46,7 @@ def test_a_gpu_computes_in_the_bf16_that_it_does_not_emulate(
     monkeypatch: pytest.MonkeyPatch, has_bf16: bool, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(newton_schulz, "_gpu_has_bf16", lambda: has_bf16)
-    assert orthogonalize(OnDevice(torch.eye(3))).dtype is dtype
+    assert orthogonalize(OnDevice(torch.eye(3)), 5).dtype is dtype
 
 
 def test_two_steps_by_hand() -> None:
@@ -55,7 +60,7 @@ def test_two_steps_by_hand() -> None:
         return values
 
     weight, bias = nn.Parameter(torch.eye(2)), nn.Parameter(torch.zeros(1))
-    optimizer = Muon([weight], sgd([bias]), lr=0.1, momentum=0.5, weight_decay=0.2)
+    optimizer = Muon([weight], sgd([bias]), lr=0.1, **PLAIN | {"momentum": 0.5, "weight_decay": 0.2})
     expected, buffer = [1.0, 1.0], [0.0, 0.0]
     for gradient in ([3.0, -1.0], [2.0, 4.0]):
         weight.grad = torch.diag(torch.tensor(gradient))
@@ -75,7 +80,7 @@ def test_a_linear_layer_is_torchs_muon(shape: tuple[int, int], nesterov: bool) -
     theirs = nn.Parameter(ours.detach().clone())
     settings = {"lr": 0.02, "momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.1}
     optimizers = (
-        Muon([ours], sgd([nn.Parameter(torch.zeros(1))]), **settings),  # type: ignore[arg-type]
+        Muon([ours], sgd([nn.Parameter(torch.zeros(1))]), **PLAIN | settings),
         torch.optim.Muon([theirs], **settings),  # type: ignore[arg-type]
     )
     for _ in range(3):
@@ -118,7 +123,7 @@ def test_convolutions_follow_airbench() -> None:
     theirs = [weight.detach().double() for weight in ours]
     buffers = [torch.zeros_like(weight) for weight in theirs]
     rest = sgd([nn.Parameter(torch.zeros(1))])
-    optimizer = Muon(ours, rest, lr=0.24, momentum=0.6, normalize=True, iterations=3)
+    optimizer = Muon(ours, rest, lr=0.24, **AIRBENCH)
     for _ in range(3):
         gradients = [torch.randn_like(weight) for weight in ours]
         for weight, gradient in zip(ours, gradients, strict=True):
@@ -141,7 +146,7 @@ def test_singular_values_approach_one_and_vectors_do_not_change(
     left = torch.linalg.qr(torch.randn(rows, small, generator=generator))[0]
     right = torch.linalg.qr(torch.randn(columns, small, generator=generator))[0]
     values = torch.rand(small, generator=generator) * 0.9 + 0.1
-    result = orthogonalize(10**log_scale * (left * values) @ right.T)
+    result = orthogonalize(10**log_scale * (left * values) @ right.T, 5)
     assert result.shape == (rows, columns)
     inner = left.T @ result @ right
     assert (inner.diagonal() - 0.95).abs().max() < 0.32
@@ -179,7 +184,7 @@ def test_twenty_iterations_of_a_singular_matrix_do_not_diverge() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 4), (2, 9)])
 def test_a_zero_gradient_does_not_update(shape: tuple[int, int]) -> None:
-    assert torch.equal(orthogonalize(torch.zeros(shape)), torch.zeros(shape))
+    assert torch.equal(orthogonalize(torch.zeros(shape), 5), torch.zeros(shape))
 
 
 @pytest.mark.parametrize("rest", [sgd, adamw])
@@ -273,7 +278,8 @@ def test_the_step_of_a_gpu_is_that_of_a_cpu(normalize: bool) -> None:
         weights = [nn.Parameter(torch.randn(shape)) for shape in ((8, 3, 3, 3), (16, 8, 3, 3), (30, 7))]
         weights[1].data = weights[1].data.to(memory_format=torch.channels_last)
         rest = sgd([nn.Parameter(torch.zeros(1))])
-        optimizer = Muon(weights, rest, lr=0.2, weight_decay=0.1, normalize=normalize, batched=batched)
+        settings = PLAIN | {"weight_decay": 0.1, "normalize": normalize}
+        optimizer = Muon(weights, rest, lr=0.2, batched=batched, **settings)
         for _ in range(3):
             for weight in weights:
                 weight.grad = torch.randn(weight.shape)
