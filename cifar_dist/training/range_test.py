@@ -43,11 +43,22 @@ def run_range_tests(
     seeds: int | None = None,
     showing: Callable[[int], AbstractContextManager[Show]],
 ) -> list[Curve]:
-    """Run a range test for each of several seeds, from that of the run on; see :func:`run_range_test`. Collective.
+    """Train from new weights at rising rates, until the loss diverges, with several seeds in turn. Collective.
 
     Args:
+        config: the recipe's, with the first seed; its schedule is not used.
+        engine: this process in the job.
+        low, high: learning rate of the first step and of the last.
+        steps: the most steps of a test.
         seeds: number of tests; None for three of a network of fewer than a million parameters, and one of a larger one.
-        showing: called with the number of each test, from 0; what shows its steps, see :func:`run_range_test`.
+        showing: called with the number of each test, from 0; what it yields is called after each step of that test.
+
+    Returns:
+        The curve of each test, equal on every process.
+
+    Raises:
+        UserError: input that cannot be trained, or a loss that is not finite in the first step.
+        StopRequested: a process was asked to stop.
     """
     curves: list[Curve] = []
     while seeds is None or len(curves) < seeds:
@@ -56,41 +67,18 @@ def run_range_tests(
         setup = build_setup(own, engine.ranks)
         seeds = seeds or (_SEEDS if setup.parameters < _CHEAP else 1)
         with showing(test) as show:
-            curves.append(run_range_test(setup, engine, low=low, high=high, steps=steps, show=show))
+            curves.append(_run_one(setup, engine, steps, rates(low, high, steps).__getitem__, show))
     return curves
 
 
-def run_range_test(
-    setup: TrainingSetup,
-    engine: Engine,
-    *,
-    low: float,
-    high: float,
-    steps: int,
-    show: Show,
-) -> Curve:
-    """Train ``steps`` steps from new weights, at rates from ``low`` to ``high``, until the loss diverges. Collective.
-
-    Args:
-        setup: of the recipe; its schedule is not used.
-        engine: this process in the job.
-        low, high: learning rate of the first step and of the last.
-        steps: the most steps to train.
-        show: called after each step with the steps done, the learning rate and the loss.
-
-    Returns:
-        The curve, equal on every process.
-
-    Raises:
-        UserError: input that cannot be trained, or a loss that is not finite in the first step.
-        StopRequested: a process was asked to stop.
-    """
+def _run_one(setup: TrainingSetup, engine: Engine, steps: int, rate_of: Callable[[int], float], show: Show) -> Curve:
+    """Run one test; ``rate_of`` maps the steps done to the learning rate of the next."""
     learner = Learner(setup, engine)
     for note in learner.notes if engine.ranks.is_main else ():
         notice(note)
     step_log = StepLog(engine.ranks)
     curve = Curve([], [], math.log(len(setup.manifest.classes)))
-    for measured in learner.steps(0, steps, rates(low, high, steps).__getitem__):
+    for measured in learner.steps(0, steps, rate_of):
         step_log.add(measured)
         (record,) = step_log.take()
         learner.clock.read()
