@@ -43,12 +43,6 @@ class Finding:
         """Return a row that is OK without a ``remedy``, and has the verdict ``otherwise`` with one."""
         return cls(what, text, otherwise if remedy else Verdict.OK, remedy)
 
-    @classmethod
-    def of_error(cls, what: str, error: UserError | TrainingFailedError) -> Finding:
-        """Return the row of what would end the run; the errors of this project end in the remedy."""
-        text, _, remedy = str(error).partition("; ")
-        return cls(what, text, Verdict.FAILED, remedy)
-
     def row(self, width: int | None = None) -> str:
         """Return the row of the table, folded to ``width``; the remedy, which may be a command to copy, is not."""
         indent = _WHAT + _VERDICT + 4
@@ -76,7 +70,8 @@ def until_error(findings: Iterable[Finding]) -> Iterator[Finding]:
     try:
         yield from findings
     except (UserError, TrainingFailedError) as error:
-        yield Finding.of_error("run", error)
+        text, _, remedy = str(error).partition("; ")  # the errors of this project end in the remedy
+        yield Finding("run", text, Verdict.FAILED, remedy)
 
 
 def _summary(findings: Sequence[Finding]) -> str:
