@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import math
-import sys
 import textwrap
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence, Sized
+from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate, chain
 
 from cifar_dist.errors import printable
@@ -103,9 +102,9 @@ def list_some(names: Sequence[str], limit: int = 3) -> str:
     return f"{shown} and {len(names) - limit:,} more" if len(names) > limit else shown
 
 
-def counted(things: Sized, noun: str) -> str:
-    """Count things: ``1 image``, ``2,000 images``."""
-    return f"{len(things):,} {noun}{'s' * (len(things) != 1)}"
+def counted(count: int, noun: str) -> str:
+    """Format a count of things: ``1 image``, ``2,000 images``."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def it_or_them(names: Sequence[str]) -> str:
@@ -118,12 +117,6 @@ def list_renamed(old: Sequence[str], new: Sequence[str]) -> str:
     renamed = [f"{before} -> {after}" for before, after in zip(old, new, strict=False) if before != after]
     more = f" and {len(renamed) - 3:,} more" if len(renamed) > 3 else ""
     return f"{', '.join(renamed[:3])}{more}"
-
-
-def print_notes(notes: Iterable[str]) -> None:
-    """Print notes on stderr, one line each; they may contain untrusted names."""
-    for note in notes:
-        print(f"note: {printable(note)}", file=sys.stderr, flush=True)
 
 
 def markdown(

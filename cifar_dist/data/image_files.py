@@ -1,4 +1,4 @@
-"""Image files, told by the suffix of their names, and how large an image may be."""
+"""Image files, recognised by the suffix of their names, and how large an image may be."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from cifar_dist.formatting import counted, it_or_them, list_some
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif")
 """Suffixes of the files that are packed; their content decides how they are decoded."""
-_UNREAD_SUFFIXES = frozenset([
-    ".apng", ".arw", ".avif", ".cr2", ".cr3", ".dds", ".dng", ".exr", ".hdr", ".heic", ".heif", ".hif", ".ico",
-    ".icns", ".j2k", ".jp2", ".jxl", ".jxr", ".mpo", ".nef", ".orf", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psd",
-    ".qoi", ".raf", ".raw", ".rw2", ".svg", ".tga", ".tif", ".tiff", ".xbm", ".xpm"
-])  # fmt: skip
+_UNREAD_SUFFIXES = frozenset(
+    """
+    .apng .arw .avif .cr2 .cr3 .dds .dng .exr .hdr .heic .heif .hif .ico .icns .j2k .jp2 .jxl .jxr .mpo .nef .orf .pbm
+    .pcx .pgm .pnm .ppm .psd .qoi .raf .raw .rw2 .svg .tga .tif .tiff .xbm .xpm
+    """.split()
+)
 """Suffixes of images in formats that are not read."""
 
 MAX_SIDE = 4096
@@ -36,5 +37,5 @@ def unreadable_images(files: Iterable[str]) -> list[str]:
 def describe_unreadable(unreadable: Sequence[str]) -> tuple[str, str]:
     """Return what is wrong with :func:`unreadable_images`, and the remedy."""
     suffixes = ", ".join(sorted({suffix_of(name) for name in unreadable}))
-    message = f"{counted(unreadable, 'image')} in a format that is not read, {suffixes}: {list_some(unreadable)}"
+    message = f"{counted(len(unreadable), 'image')} in a format that is not read, {suffixes}: {list_some(unreadable)}"
     return message, f"convert {it_or_them(unreadable)} to PNG"

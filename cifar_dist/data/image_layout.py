@@ -97,7 +97,7 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
         remedy = f"delete {it_or_them(empty)}, or skip {it_or_them(empty)} with {SKIP_OPTION}"
         skip(_describe_empty(empty, others), remedy, placed)
     if others:
-        notes.append(f"passed over {counted(others, 'file')} not named as an image: {list_some(others)}")
+        notes.append(f"passed over {counted(len(others), 'file')} not named as an image: {list_some(others)}")
     notes += note_label_files(placed, others)
     notes += _note_formats(placed)
     refuse_double_splits(path, tree, placed)
@@ -110,9 +110,9 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
 
 
 def _describe_empty(folders: Sequence[str], others: Sequence[str]) -> str:
-    message = f"no images in {counted(folders, 'class folder')} {list_some(folders)}"
+    message = f"no images in {counted(len(folders), 'class folder')} {list_some(folders)}"
     if unnamed := [name for name in others if name.startswith(tuple(f"{folder}/" for folder in folders))]:
-        message += f" ({counted(unnamed, 'file')} not named as an image: {list_some(unnamed)})"
+        message += f" ({counted(len(unnamed), 'file')} not named as an image: {list_some(unnamed)})"
     return message
 
 

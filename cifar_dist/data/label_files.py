@@ -16,7 +16,7 @@ def refuse_labels_in_cls(path: Path, images: Sequence[str], others: Sequence[str
     labels = _beside(images, others, ".cls")
     if not labels:
         return
-    count = counted(labels, ".cls file")
+    count = counted(len(labels), ".cls file")
     folder = quoted(path.parent) if path.suffix.lower() == ".tar" else "FOLDER"
     raise UserError(
         f"{path}: the labels are in {count}, such as '{labels[0]}', not in the names of folders; "
@@ -28,7 +28,8 @@ def refuse_labels_in_cls(path: Path, images: Sequence[str], others: Sequence[str
 def note_label_files(images: Sequence[str], others: Sequence[str]) -> list[str]:
     """Note the files beside the images that may hold other labels than the names of folders."""
     return [
-        f"{counted(found, f'{suffix} file')} beside the images may hold their labels, but the classes are the folders"
+        f"{counted(len(found), f'{suffix} file')} beside the images may hold their labels, "
+        "but the classes are the folders"
         for suffix in (".json", ".txt")
         if (found := _beside(images, others, suffix))
     ]

@@ -61,7 +61,7 @@ def _way_to_skip(path: Path, tree: ImageTree, placed: Sequence[str], misplaced: 
     only_test = len(flat_test) == len(misplaced)
     if not flat_test or not path.is_dir() or (placed and not only_test):
         return skip
-    then_skip = f"; then skip {counted(flat_test, 'test image')} without a class with {SKIP_OPTION} and"
+    then_skip = f"; then skip {counted(len(flat_test), 'test image')} without a class with {SKIP_OPTION} and"
     lead = f"{skip} and" if skip else ", or" if only_test else then_skip
     test = quoted(path / flat_test[0].rpartition("/")[0])
     return f"{lead} predict {it_or_them(flat_test)} later: cifar-dist predict RUN {test} --out FILE.csv"

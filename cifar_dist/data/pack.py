@@ -31,8 +31,9 @@ from cifar_dist.data.statistics import channel_statistics, note_black, pixel_cou
 from cifar_dist.data.tar import index_tar
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import folder_atomic, is_being_written, is_temporary_of, leftovers
-from cifar_dist.formatting import list_some, print_notes
+from cifar_dist.formatting import list_some
 from cifar_dist.formatting import size as size_of
+from cifar_dist.terminal.notice import print_notes
 from cifar_dist.terminal.progress import progress
 
 VAL_FRACTION = 0.1

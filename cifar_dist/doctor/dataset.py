@@ -10,6 +10,7 @@ from cifar_dist.data.order import steps_per_epoch
 from cifar_dist.distributed.sync_batchnorm import check_batch_norms
 from cifar_dist.doctor.finding import Finding, Verdict
 from cifar_dist.errors import UserError
+from cifar_dist.formatting import counted
 from cifar_dist.training.requirements import batch_note, check_batch_size, padding_note
 
 _FEW = 8  # images, whose statistics a batch normalisation would use
@@ -33,8 +34,7 @@ def describe_batches(config: Config, manifest: Manifest, world_size: int) -> Fin
     steps, last, each = steps_per_epoch(samples, size), samples % size or size, -(-size // parts)
     per_rank = f"{parts // world_size} x {each}" if parts > world_size else f"{each}"
     padded = -(-last // parts) * parts - last
-    ranks = "1 rank" if world_size == 1 else f"{world_size} ranks"
-    text = f"{size} = {ranks} x {per_rank}; {steps:,} steps an epoch, the last of {last}"
+    text = f"{size} = {counted(world_size, 'rank')} x {per_rank}; {steps:,} steps an epoch, the last of {last}"
     text += f", padded with {padded} that do not count" if padded else ""
     return Finding.ok_or(
         Verdict.WARNING, "batches", text, padding_note(config, world_size) or batch_note(config, samples)

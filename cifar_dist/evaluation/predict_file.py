@@ -42,13 +42,14 @@ from cifar_dist.evaluation.labels_csv import (
 from cifar_dist.evaluation.predict import Stream
 from cifar_dist.evaluation.split import Predictor, labels_as_trained, require_packed_shape, require_shape
 from cifar_dist.evaluation.trained import Trained, load_model
-from cifar_dist.formatting import list_some, print_notes
+from cifar_dist.formatting import list_some
 from cifar_dist.launch.launched import local_processes
+from cifar_dist.terminal.notice import print_notes
 from cifar_dist.terminal.progress import progress
 
 
 class ImagesToPredict(NamedTuple):
-    """The images to predict.
+    """Images without labels, from any source.
 
     Attributes:
         stream: returns them by position.
@@ -105,7 +106,8 @@ def predict_file(
         print_notes(notes)
     predictor = Predictor(ranks.device, trained.config, trained.trained_on)
     show = partial(progress, f"predicting {source.name}", show=ranks.is_main)
-    predictions = predictor.predict(model, stream, len(ids), trained.config.distinct_tta, poll=poll, show=show)
+    tta = trained.config.distinct_tta
+    predictions = predictor.predict(model, stream, len(ids), tta, labels=None, poll=poll, show=show)
     named = class_labels(trained.trained_on, predictions.classes.tolist(), labels)
 
     def write() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cifar_dist.errors import UserError, first_line
 from cifar_dist.files import load_safetensors
-from cifar_dist.formatting import list_some
+from cifar_dist.formatting import counted, list_some
 from cifar_dist.models.transfer import last_layer
 
 PUBLISHED = "published"
@@ -88,7 +88,7 @@ def _compare_shapes(key: str, theirs: torch.Size, ours: torch.Size, *, is_only: 
     there, here = ("x".join(map(str, shape)) or "a scalar" for shape in (theirs, ours))
     way = "use the model.name and model.options of their network"
     if is_only and len(theirs) == len(ours) == 4 and (*theirs[:1], *theirs[2:]) == (*ours[:1], *ours[2:]):
-        way = f"use images of {theirs[1]} channel{'s' * (theirs[1] != 1)}"  # else a convolution before would differ too
+        way = f"use images of {counted(theirs[1], 'channel')}"  # else a convolution before would differ too
     return f"; {key} is {there} there and {here} in the network; {way}"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from cifar_dist.formatting import percent, percent_cell
+from cifar_dist.formatting import counted, percent, percent_cell
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class EvaluationSummary:
         """The views of each image, and how many images got them where it was not all: ``8 of 190 images``."""
         if self.tta == "0" or self.tta_images in (None, self.samples):
             return self.tta
-        return f"{self.tta} of {self.tta_images:,} image{'s' * (self.tta_images != 1)}"
+        return f"{self.tta} of {counted(self.tta_images, 'image')}"
 
     def result(self) -> str:
         """Say the accuracy in words, and that of the images themselves beside it."""

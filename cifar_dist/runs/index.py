@@ -54,7 +54,7 @@ def write_index(folder: Path, entries: Sequence[ListedRun] | None = None) -> Pat
     rows = "".join(row for _, row in sorted(dated, key=lambda dated: -dated[0]))
     head = "".join(f"<th{_class(title)}>{title}</th>" for title in (*_TEXTS, *_FIGURES))
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-    heading = f"<h1>{counted(dated, 'run')} in {escape(str(folder))}</h1>"
+    heading = f"<h1>{counted(len(dated), 'run')} in {escape(str(folder))}</h1>"
     write_atomic(path, page(_TITLE, f"{heading}\n{table}", _CSS))
     return path
 

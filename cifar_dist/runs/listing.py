@@ -13,16 +13,17 @@ from typing import Literal
 from cifar_dist import __version__
 from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.errors import UserError
-from cifar_dist.formatting import counted, csv_text, list_some, markdown, print_notes, size
+from cifar_dist.formatting import counted, csv_text, list_some, markdown, size
 from cifar_dist.report.results import Result, State, read_result, read_state
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.terminal.notice import print_notes
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.begun import has_begun
 
 
 @dataclass(frozen=True)
 class ListedRun:
-    """A run.
+    """A run as a line of the list.
 
     Attributes:
         run: its folder.
@@ -52,7 +53,7 @@ class ListedRun:
 
     @property
     def cells(self) -> dict[str, str]:
-        """What a table of runs tells people of it, by the name of the column; some are missing of a damaged run."""
+        """The cells of a table for people, by the name of the column; a damaged run lacks some."""
         return {
             "state": self.state,
             **(self.result.cells if self.result else {}),
@@ -82,7 +83,7 @@ def find_runs(folder: Path, *, show: bool = True) -> list[RunFolder]:
     below = list(_below(folder, forbidden))
     own = {path.resolve() for path in below if not path.is_symlink()}
     found = sorted(path for path in below if not path.is_symlink() or path.resolve() not in own)
-    denied = f"permission denied for {counted(forbidden, 'folder')}: {list_some(sorted(forbidden))}"
+    denied = f"permission denied for {counted(len(forbidden), 'folder')}: {list_some(sorted(forbidden))}"
     if not found and forbidden:
         raise UserError(f"{folder} contains no run that can be read: {denied}; ask their owner, or name another FOLDER")
     if not found:

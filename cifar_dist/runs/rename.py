@@ -12,8 +12,8 @@ from cifar_dist.config.saved import read_config
 from cifar_dist.config.tree import to_toml
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import write_atomic
-from cifar_dist.formatting import print_notes
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.terminal.notice import print_notes
 
 
 def rename(run: RunFolder, name: str) -> RunFolder:

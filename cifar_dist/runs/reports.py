@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from cifar_dist.errors import in_one_line, printable, quoted
+from cifar_dist.errors import in_one_line, quoted
 from cifar_dist.launch.launched import is_main_process
-from cifar_dist.terminal.notice import notice
+from cifar_dist.terminal.notice import notice, warn
 from cifar_dist.terminal.progress import waiting
 
 if TYPE_CHECKING:
@@ -66,4 +65,4 @@ def draw_index(folder: Path, entries: Sequence[ListedRun] | None = None, *, aske
             write_index(folder, entries)
     except Exception as error:
         why = (isinstance(error, OSError) and error.strerror) or error  # its text names the file again
-        print(printable(f"warning: {folder}/index.html was not written: {why}"), file=sys.stderr)
+        warn(f"{folder}/index.html was not written: {why}")

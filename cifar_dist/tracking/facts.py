@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt
 
+from cifar_dist.formatting import counted
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -73,8 +75,8 @@ class RunFacts:
         if not self.threads:
             return ""
         each = " each" if self.processes > 1 else ""
-        return " with 1 thread" + each if self.threads == 1 else f" with {self.threads} threads{each}"
+        return f" with {counted(self.threads, 'thread')}{each}"
 
     def _steps(self) -> str:
-        epochs = f"{self.epochs} epoch{'s' * (self.epochs != 1)} of {self.steps_per_epoch:,}"
+        epochs = f"{counted(self.epochs, 'epoch')} of {self.steps_per_epoch:,}"
         return f"{self.steps:,} {'of' if self.max_steps else '='} {epochs}"

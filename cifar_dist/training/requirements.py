@@ -13,7 +13,7 @@ from cifar_dist.config.average import EMAConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
-from cifar_dist.formatting import percent
+from cifar_dist.formatting import counted, percent
 from cifar_dist.models import transfer
 from cifar_dist.optim.averaging import average_weight
 from cifar_dist.optim.learning_rate import learning_rate
@@ -80,8 +80,9 @@ def padding_note(config: Config, world_size: int) -> str:
     padding = -config.train.batch_size % config.train.parts_of_batch(world_size)
     if not padding:
         return ""
-    samples = "1 sample" if padding == 1 else f"{padding} samples"
-    return f"{_uneven(config, world_size)}: {samples} of each batch are computed twice, and count once"
+    return (
+        f"{_uneven(config, world_size)}: {counted(padding, 'sample')} of each batch are computed twice, and count once"
+    )
 
 
 def batch_note(config: Config, samples: int) -> str:
@@ -173,7 +174,7 @@ def check_rates(config: Config, steps_per_epoch: int) -> None:
     """Refuse a plug-in's schedule that fails at any step of the run, before the first.
 
     Raises:
-        UserError: it returns a rate that is none; an error that it raises passes through.
+        UserError: what it returns is not a rate; an error that it raises passes through.
     """
     if plugins.is_spec(config.schedule.name):
         length = {"steps_per_epoch": steps_per_epoch, "epochs": config.train.epochs}
@@ -182,7 +183,7 @@ def check_rates(config: Config, steps_per_epoch: int) -> None:
 
 
 def check_stages(config: Config, count: int) -> None:
-    """Refuse to treat what is before the head in another way where the network is its head alone.
+    """Refuse settings of the backbone for a network that is its head alone.
 
     Raises:
         UserError: with the setting to remove.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED
+from cifar_dist.formatting import counted
 from cifar_dist.step_folder import step_of
 from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import CHECKPOINT_NAME, RUN_NAME, add_action, add_run, user_path
@@ -105,7 +106,7 @@ def _verify(arguments: argparse.Namespace) -> int:
                 f"{result} is damaged ({', '.join(changed)}); cifar-dist resume {quoted(arguments.run)} writes it again"
             )
         )
-    print(f"{intact} of {len(paths)} checkpoint{'s' * (len(paths) != 1)} intact")
+    print(f"{intact} of {counted(len(paths), 'checkpoint')} intact")
     return EXIT_DONE if intact == len(paths) and not results else EXIT_FAILED
 
 

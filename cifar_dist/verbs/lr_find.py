@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.formatting import loss_figure
+from cifar_dist.terminal.notice import warn
 from cifar_dist.verbs.arguments import add_recipe, at_least, rate, user_path
 from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.output import refuse_lasting
@@ -75,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         with start_engine(config, signals) as engine:
             engine.ranks.run_on_main(lambda: require_place(config))
             if engine.ranks.is_main and engine.precision.advice:
-                print(f"warning: {engine.precision.advice}", file=sys.stderr, flush=True)
+                warn(engine.precision.advice)
             curves = run_range_tests(
                 config,
                 engine,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from cifar_dist.errors import UserError, in_one_line
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.runs.reports import draw_index
+from cifar_dist.terminal.notice import warn
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, user_path
 from cifar_dist.verbs.loading import loading
 
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         except (UserError, OSError) as error:  # one damaged run keeps no other from its report
             if not arguments.all:
                 raise
-            print(f"warning: {in_one_line(error)}", file=sys.stderr)
+            warn(in_one_line(error))
             failed += 1
     for folder in {run.path.parent for run in runs}:
         draw_index(folder, asked=False)

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cifar_dist.errors import InUseError, UserError, printable, quoted
+from cifar_dist.errors import InUseError, UserError, quoted
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.runs.reports import draw, draw_index, draw_report
+from cifar_dist.terminal.notice import warn
 from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, add_action, add_run, at_least, picture_path, user_path
 from cifar_dist.verbs.loading import loading
@@ -94,7 +95,7 @@ def _list(arguments: argparse.Namespace) -> int:
     print(table(entries, arguments.folder, table_width(shown)), end="", file=shown)
     for entry in entries:
         if entry.problem:
-            print(f"warning: {printable(entry.problem)}", file=sys.stderr)
+            warn(entry.problem)
     if out:
         with writing(out):
             write_output(out, to_csv(entries))
@@ -138,16 +139,13 @@ def _collect_best(arguments: argparse.Namespace) -> int:
     from cifar_dist.runs.best_models import best_models, collect
     from cifar_dist.runs.listing import describe, find_runs
 
-    def warn(line: str) -> None:
-        print(f"warning: {printable(line)}", file=sys.stderr)
-
     models = best_models([describe(run) for run in find_runs(arguments.folder)], warn)[: arguments.top]
     rows = [
         (str(model.entry.run.path), model.name, percent_cell(model.val), percent_cell(model.test)) for model in models
     ]
     table = collect(models, arguments.out)
     print(markdown(["run", "checkpoint", "val %", "test %"], rows, ["val %", "test %"]), end="")
-    print(f"weights of {counted(models, 'run')}: {table.parent}, listed in {table}")
+    print(f"weights of {counted(len(models), 'run')}: {table.parent}, listed in {table}")
     return EXIT_DONE
 
 
@@ -163,7 +161,7 @@ def _clean(arguments: argparse.Namespace) -> int:
             items += clean(run) if arguments.yes else removable(run)
         except (UserError, OSError) as error:
             why = error.strerror if isinstance(error, OSError) else error
-            print(f"warning: {printable(str(run.path))} was skipped: {why}", file=sys.stderr)
+            warn(f"{run.path} was skipped: {why}")
             failed += not isinstance(error, InUseError)  # which is for a later time
     total = size(sum(item.bytes for item in items))
     if items:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.formatting import print_notes
+from cifar_dist.terminal.notice import print_notes
 from cifar_dist.verbs.arguments import user_path
 from cifar_dist.verbs.loading import loading
 
