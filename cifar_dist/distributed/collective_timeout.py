@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from cifar_dist.distributed.out_of_memory import is_out_of_memory
 from cifar_dist.errors import CollectiveTimeoutError, LostRankError, RankError, first_line, printable
+from cifar_dist.launch.launched import machine_name
 from cifar_dist.launch.reporter import is_first
 
 _MESSAGE = "Timed out waiting"
@@ -59,4 +60,4 @@ def _describe_failure(error: Exception, rank: str) -> str:
     remedy = "set NCCL_DEBUG=INFO to learn more"
     if _SHARED_MEMORY in reason:
         remedy = f"{_SHARED_MEMORY} is small in Docker's containers: start them with --shm-size=1g or --ipc=host"
-    return f"NCCL failed on rank {rank} of {os.uname().nodename} ({printable(reason)}); {remedy}"
+    return f"NCCL failed on rank {rank} of {machine_name()} ({printable(reason)}); {remedy}"

@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cifar_dist.errors import GpuError, MachineError, UserError, first_line
+from cifar_dist.formatting import counted
 from cifar_dist.launch.launched import (
     launched_processes,
     local_processes,
     local_rank,
+    machine_name,
     parent_command,
     was_asked_for,
 )
@@ -43,15 +45,15 @@ def check_gpus(gpus: int) -> None:
     """
     started = local_processes()
     can_share = os.environ.get(_SHARED_GPUS) == "1" and not was_asked_for("DEEPSPEED")
-    has = "1 GPU" if gpus == 1 else f"{gpus} GPUs"
+    has = counted(gpus, "GPU")
     if "TORCHELASTIC_RUN_ID" in os.environ and started > gpus and not can_share:
         raise MachineError(
-            f"{os.uname().nodename} has {has}, and the launcher started {started} processes on it; "
+            f"{machine_name()} has {has}, and the launcher started {started} processes on it; "
             f"{ways_to_fewer_processes(gpus)} for any number on its CPU"
         )
     if was_asked_for("DEEPSPEED") and local_rank() >= gpus:
         raise GpuError(
-            f"DeepSpeed takes GPU {local_rank()} of {os.uname().nodename} for rank {os.environ.get('RANK', '0')}, "
+            f"DeepSpeed takes GPU {local_rank()} of {machine_name()} for rank {os.environ.get('RANK', '0')}, "
             f"which sees {has}; show each process all GPUs of its machine, or use launch/ddp.yaml or launch/fsdp.yaml"
         )
 
@@ -71,7 +73,7 @@ def check_own_gpu() -> None:
         torch.ones(1, device=f"cuda:{number}").tolist()
     except RuntimeError as error:
         raise GpuError(
-            f"torch {torch.__version__} cannot compute on GPU {number} of {os.uname().nodename}, "
+            f"torch {torch.__version__} cannot compute on GPU {number} of {machine_name()}, "
             f"{torch.cuda.get_device_name(number)} ({first_line(error)}); choose another with CUDA_VISIBLE_DEVICES, "
             "install a torch for this one, or use: cifar-dist launch cpu"
         ) from None
@@ -101,7 +103,7 @@ def describe_unused_gpu(devices: Path = Path("/dev")) -> str:
 def check_cpu_is_used() -> None:
     """Refuse GPUs to a process whose ``accelerate launch`` was asked for CPUs.
 
-    With ``use_cpu`` in a config, only one that starts a single process tells it so.
+    With ``use_cpu`` in a config, only one that starts a single process passes that on.
 
     Raises:
         UserError: with what hides the GPUs.
@@ -110,8 +112,8 @@ def check_cpu_is_used() -> None:
     config = "" if flags is None else _config_path(flags)
     if _read(config).get("use_cpu") is True:
         raise UserError(
-            f'{config} says use_cpu, which accelerate launch does not tell its processes; add gpu_ids: "-1,-2" to it, '
-            "or use: cifar-dist launch CONFIG RECIPE"
+            f'{config} says use_cpu, which accelerate launch does not pass to its processes; add gpu_ids: "-1,-2" to '
+            "it, or use: cifar-dist launch CONFIG RECIPE"
         )
 
 
@@ -221,7 +223,7 @@ def _why_it_joins(started: int) -> str:
 
 
 def _is_valid(name: str, text: str | None, started: int) -> bool:
-    """Whether a variable of ``_PLACE`` has a value that ``started`` processes can join with; None if it is not set."""
+    """Whether ``started`` processes can join with ``text`` as a variable of ``_PLACE``; None if that is not set."""
     if name == "LOCAL_RANK":
         return text in (None, "", "-1") or text.isdecimal()
     if text is None or name in ("WORLD_SIZE", "MASTER_ADDR"):

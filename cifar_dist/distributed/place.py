@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from cifar_dist.launch.launched import machine_name
 
 _ENDED = "ended"
 
@@ -30,7 +31,7 @@ class Place:
     @staticmethod
     def here() -> Place:
         """Return the place of this process."""
-        return Place(platform.node(), _numbers(), os.getpid())
+        return Place(machine_name(), _numbers(), os.getpid())
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.machine}"
@@ -65,4 +66,4 @@ def _numbers() -> str:
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
-        return platform.node()
+        return machine_name()

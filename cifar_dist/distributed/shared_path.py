@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from cifar_dist.config.run import SHARE_DIR
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.errors import UserError
+from cifar_dist.launch.launched import machine_name
+from cifar_dist.launch.waiting import wait_until
 
 SEEN_SECONDS: Final = 5.0  # in which a change must be seen, where a folder is listed anew
-_POLL_SECONDS: Final = 0.1
 
 
 def check_shared(config: Path, checkpoint: Path | None, ranks: Ranks) -> list[str]:
@@ -30,7 +28,7 @@ def check_shared(config: Path, checkpoint: Path | None, ranks: Ranks) -> list[st
     """
     written = ranks.run_on_main(lambda: checkpoint or config)
     is_seen = not ranks.first_of_node or appears(written)
-    unseen = ", ".join(filter(None, ranks.gather_objects("" if is_seen else socket.gethostname())))
+    unseen = ", ".join(filter(None, ranks.gather_objects("" if is_seen else machine_name())))
     if unseen and checkpoint is not None:
         raise UserError(f"{checkpoint}, from which to continue, is not seen on {unseen}; {SHARE_DIR}")
     return [f"{written.parent} is not seen on {unseen}, which cannot continue this run; {SHARE_DIR}"] if unseen else []
@@ -41,14 +39,4 @@ def appears(path: Path) -> bool:
 
     Its folder is listed, because network file systems remember for longer what was not there.
     """
-    return wait_for(lambda: path.parent.is_dir() and path.name in os.listdir(path.parent))
-
-
-def wait_for(happens: Callable[[], bool]) -> bool:
-    """Wait for at most :data:`SEEN_SECONDS`; return whether it happened."""
-    deadline = time.monotonic() + SEEN_SECONDS
-    while not happens():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_POLL_SECONDS)
-    return True
+    return wait_until(lambda: path.parent.is_dir() and path.name in os.listdir(path.parent), SEEN_SECONDS)

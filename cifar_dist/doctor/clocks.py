@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from typing import Final
 
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.doctor.finding import Finding, Verdict
+from cifar_dist.launch.launched import machine_name
 
 _ROUNDS: Final = 5
 _LIMIT_SECONDS: Final = 2.0  # a wall-time limit, a STOP file and the timeline compare times of several nodes
@@ -30,7 +30,7 @@ def compare_clocks(ranks: Ranks) -> Finding:
         if best is None or after - before < best[0]:
             best = after - before, [reading - (before + after) / 2 for reading in readings]
     assert best is not None
-    hosts = ranks.gather_objects(socket.gethostname())
+    hosts = ranks.gather_objects(machine_name())
     interval, offsets = ranks.run_on_main(lambda: best)
     rank = max(range(1, ranks.world_size), key=lambda rank: abs(offsets[rank]))
     text = f"rank {rank} on {hosts[rank]} differs most from rank 0 on {hosts[0]}, by {abs(offsets[rank]):.3g} s"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from cifar_dist.doctor.finding import Finding, Verdict, until_error
 from cifar_dist.doctor.network import check_ports, map_ranks, measure_all_reduce
 from cifar_dist.doctor.shared_folder import check_shared_folder
 from cifar_dist.doctor.trial import try_run
+from cifar_dist.launch.launched import machine_name
 from cifar_dist.tracking.environment import describe
 from cifar_dist.training.requirements import check_evaluations
 from cifar_dist.training.setup import build_setup, open_dataset
@@ -56,4 +56,4 @@ def _machine() -> Finding:
     packages = ", ".join(
         f"{name} {versions[name]}" for name in ("torch", "accelerate", "deepspeed") if name in versions
     )
-    return Finding("machine", f"{socket.gethostname()}: {found['cores']} cores of {found['cpu']}, {named}; {packages}")
+    return Finding("machine", f"{machine_name()}: {found['cores']} cores of {found['cpu']}, {named}; {packages}")

@@ -16,11 +16,13 @@ from typing import Final
 import torch
 import torch.distributed as dist
 
+from cifar_dist.distributed.device_time import time_on
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.doctor.finding import Finding, Verdict
 from cifar_dist.formatting import percent, size
 from cifar_dist.launch.joining import JOB_PORTS
+from cifar_dist.launch.launched import machine_name
 
 _CONNECT_SECONDS: Final = 5.0
 _LOOKUP_SECONDS: Final = 1.0  # of which a job with many ranks loses a multiple
@@ -34,7 +36,7 @@ def map_ranks(engine: Engine) -> Iterator[Finding]:
     """Yield a row for each node, with its ranks and their devices, and one if something about them is wrong."""
     ranks, device = engine.ranks, engine.ranks.device
     own = (
-        socket.gethostname(),
+        machine_name(),
         str(device) if device.type == "cuda" else device.type,
         importlib.metadata.version("torch"),
     )
@@ -57,7 +59,7 @@ def map_ranks(engine: Engine) -> Iterator[Finding]:
 def check_ports(ranks: Ranks) -> Finding:
     """Check that each rank reaches the next one at a port that the system chose, as gloo and NCCL connect them."""
     with socket.create_server(("", 0)) as server:
-        places = ranks.gather_objects((socket.gethostname(), int(server.getsockname()[1])))
+        places = ranks.gather_objects((machine_name(), int(server.getsockname()[1])))
         problems = ranks.gather_objects(_reach(*places[(ranks.rank + 1) % ranks.world_size]))
     several = ranks.world_size > 1
     for rank, problem in enumerate(problems):
@@ -94,7 +96,7 @@ def _lookup_seconds() -> float:
     """The time until the name server has answered, or not, which name this machine's address has."""
     begin = time.perf_counter()
     try:
-        address = socket.getaddrinfo(socket.gethostname(), None)[0][4]
+        address = socket.getaddrinfo(machine_name(), None)[0][4]
         socket.getnameinfo(address, 0)
     except OSError:
         pass
@@ -137,28 +139,15 @@ def _time_sums(ranks: Ranks, sizes: tuple[int, ...]) -> list[tuple[int, float]]:
     timed = []
     for size_bytes in sizes:
         values = torch.zeros(size_bytes // 4, device=ranks.device)
-        first = _seconds(ranks, values, 1)  # connects, and warms up
+        add = partial(ranks.sum, values)
+        first = time_on(ranks.device, add)  # connects, and warms up
         repeats = ranks.run_on_main(partial(_repeats, first))
-        timed.append((size_bytes, _seconds(ranks, values, repeats) / repeats))
+        timed.append((size_bytes, time_on(ranks.device, add, repeats)))
     return timed
 
 
 def _repeats(seconds: float) -> int:
     return max(1, min(20, int(_MEASURE_SECONDS / seconds)))
-
-
-def _seconds(ranks: Ranks, values: torch.Tensor, repeats: int) -> float:
-    _wait_for_device(ranks)
-    begin = time.perf_counter()
-    for _ in range(repeats):
-        ranks.sum(values)
-    _wait_for_device(ranks)
-    return time.perf_counter() - begin
-
-
-def _wait_for_device(ranks: Ranks) -> None:
-    if ranks.device.type == "cuda":
-        torch.cuda.synchronize(ranks.device)
 
 
 def _shown(seconds: float, size_bytes: int, ranks: Ranks) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +13,11 @@ from typing import IO
 
 from cifar_dist.config.run import SHARE_DIR
 from cifar_dist.distributed.ranks import Ranks
-from cifar_dist.distributed.shared_path import SEEN_SECONDS, appears, wait_for
+from cifar_dist.distributed.shared_path import SEEN_SECONDS, appears
 from cifar_dist.doctor.finding import Finding, Verdict
 from cifar_dist.files import fsync
+from cifar_dist.launch.launched import machine_name
+from cifar_dist.launch.waiting import wait_until
 
 
 def check_shared_folder(folder: Path, ranks: Ranks) -> Finding:
@@ -58,7 +59,7 @@ def trial_folder(folder: Path) -> Iterator[Path]:
 
 
 def _try_folder(folder: Path, trial: Path, ranks: Ranks) -> Finding:
-    hosts = ranks.gather_objects(socket.gethostname())
+    hosts = ranks.gather_objects(machine_name())
     for problem_of in (_write, _look):
         problems = ranks.gather_objects(problem_of(trial, ranks.rank, ranks.world_size))
         for rank, problem in enumerate(problems):
@@ -90,7 +91,7 @@ def _write(trial: Path, rank: int, _: int) -> str:
 def _look(trial: Path, _: int, world_size: int) -> str:
     """Look for the files of all ranks; return the problem, or an empty string."""
     wanted = {f"rank-{rank}": str(rank) for rank in range(world_size)}
-    if wait_for(lambda: _contents(trial) == wanted):
+    if wait_until(lambda: _contents(trial) == wanted, SEEN_SECONDS):
         return ""
     found = _contents(trial)
     missing = [name for name in wanted if name not in found]
@@ -109,7 +110,7 @@ def _contents(trial: Path) -> dict[str, str]:
 
 
 def _try_locks(trial: Path, ranks: Ranks) -> str:
-    """Lock a file on rank 0 and try to on the others; return why that is no protection, or an empty string."""
+    """Lock a file on rank 0 and try to on the others; return why that protects nothing, or an empty string."""
     with contextlib.ExitStack() as held:
         problem = ranks.run_on_main(lambda: _lock(held.enter_context((trial / "lock").open("a"))))
         if problem:
@@ -131,4 +132,4 @@ def _lock(file: IO[str]) -> str:
 def _lock_again(path: Path) -> str:
     """Lock a file that rank 0 has locked; return the problem if that succeeds, or an empty string."""
     with path.open("a") as file:
-        return "" if _lock(file) else f"but a second process on {socket.gethostname()} can lock a locked file"
+        return "" if _lock(file) else f"but a second process on {machine_name()} can lock a locked file"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from cifar_dist.distributed.device_time import time_on
 from cifar_dist.errors import first_line
 from cifar_dist.terminal.progress import Advance
 
@@ -82,19 +83,9 @@ def time_forms(
     times: dict[str, list[float]] = {name: [] for name in forms}
     for _ in range(passes):
         for name, answer in forms.items():
-            times[name].append(_seconds(answer, images))
+            times[name].append(time_on(images.device, partial(answer, images)))
         advance(1)
     return {name: _summarize(times[name], differences[name]) for name in forms}
-
-
-def _seconds(answer: Answer, images: Tensor) -> float:
-    if images.is_cuda:
-        torch.cuda.synchronize()
-    begin = time.perf_counter()
-    answer(images)
-    if images.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
 
 
 def _summarize(times: list[float], difference: float) -> Timing:

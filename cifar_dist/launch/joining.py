@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from cifar_dist.errors import JoinTimeoutError, MachineError
+from cifar_dist.launch.waiting import wait_until
 from cifar_dist.terminal.notice import notice
 
 if TYPE_CHECKING:
@@ -87,9 +88,7 @@ def join_machines(index: int, machines: int, host: str, port: int, timeout: floa
     """
     store = _RollCall("machine", index, machines, host=host, port=port, hosts=index == 0, timeout=timeout).wait()
     if index == 0:
-        deadline = time.monotonic() + _ANSWER_SECONDS
-        while store.add("seen", 0) < machines - 1 and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
+        wait_until(lambda: store.add("seen", 0) >= machines - 1, _ANSWER_SECONDS)
         return
     # The first machine closes the store now, which frees the port; whoever used it before that would be cut off later.
     with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=_ANSWER_SECONDS) as connection:

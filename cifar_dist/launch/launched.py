@@ -11,6 +11,11 @@ RESTARTED = "CIFAR_DIST_RESTARTED"
 """Environment variable of the ranks of an elastic job that continues on other machines than before."""
 
 
+def machine_name() -> str:
+    """Return the name of this machine."""
+    return os.uname().nodename
+
+
 def launched_processes() -> int:
     """Return the number of processes that the launcher says it started: ``WORLD_SIZE``, or 1 without a launcher.
 

@@ -48,7 +48,7 @@ def launch_ranks(words: Sequence[str], asked: LaunchRequest, job: Job, forwarded
         signal.signal(number, signal.SIG_IGN)  # the ranks inherit this until they install their own handlers
     _prepare_environment()
     if asked.use_cpu:
-        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # Accelerate tells it to a single process only
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # Accelerate passes it on to a single process only
     logging.disable(logging.ERROR)
 
     with waiting("loading Accelerate"), _without_stacks_of_torch():

@@ -64,7 +64,7 @@ class Meeting:
         """Say what is missing; empty if nothing is, but time."""
         if self._handler is None:
             return self._connection_problem() or (
-                f"what listens at {self._endpoint} (--rdzv_endpoint) is no meeting of machines; use another port"
+                f"what listens at {self._endpoint} (--rdzv_endpoint) is not a meeting of machines; use another port"
             )
         state, least = self._handler._state_holder.state, self._handler.settings.min_nodes
         machines = len({*state.participants, self._handler._this_node})  # torch removes one that has given up

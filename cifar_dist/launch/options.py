@@ -105,7 +105,7 @@ def read_config(path: Path) -> dict[str, object]:
     """Read a config of ``accelerate launch``; the keys of its ``deepspeed_config`` are beside its own.
 
     Raises:
-        UserError: it cannot be read, or is no such config.
+        UserError: it cannot be read, or is not such a config.
     """
     import yaml
 

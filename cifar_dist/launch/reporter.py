@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cifar_dist.launch.joining import open_store
+from cifar_dist.launch.waiting import wait_until
 
 if TYPE_CHECKING:
     from torch.distributed import Store
 
 _WAIT_SECONDS = 1.0  # of a rank for the others
-_POLL_SECONDS = 0.05
 _CONNECT_SECONDS = 10.0
 _END_SECONDS = 0.2  # in which the system closes the connections of a process that ends
 
@@ -31,7 +30,7 @@ def is_first(purpose: str) -> bool:
     def came_first(store: Store, is_main: bool, ranks: int) -> bool:
         first = store.add("ranks", 1) == 1
         if is_main:
-            _wait_until(lambda: store.add("ranks", 0) >= ranks)
+            wait_until(lambda: store.add("ranks", 0) >= ranks, _WAIT_SECONDS)
         return first
 
     return _ask(purpose, came_first)
@@ -46,9 +45,9 @@ def is_reporter(purpose: str) -> bool:
     def reports(store: Store, is_main: bool, ranks: int) -> bool:
         if is_main:
             store.set("main", "")
-            _wait_until(lambda: store.add("others", 0) >= ranks - 1)
+            wait_until(lambda: store.add("others", 0) >= ranks - 1, _WAIT_SECONDS)
             return True
-        main_reports = _wait_until(lambda: store.check(["main"]))
+        main_reports = wait_until(lambda: store.check(["main"]), _WAIT_SECONDS)
         return store.add("others", 1) == 1 and not main_reports  # last, because rank 0 may end now
 
     return _ask(purpose, reports)
@@ -89,11 +88,3 @@ def _answers(host: str, port: int) -> bool:
         except TimeoutError:
             return True
     return False
-
-
-def _wait_until(condition: Callable[[], bool]) -> bool:
-    """Wait up to a second for a condition; return whether it holds."""
-    deadline = time.monotonic() + _WAIT_SECONDS
-    while not (holds := condition()) and time.monotonic() < deadline:
-        time.sleep(_POLL_SECONDS)
-    return holds

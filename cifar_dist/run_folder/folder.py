@@ -34,6 +34,7 @@ from cifar_dist.files import (
     write_atomic,
     write_sums,
 )
+from cifar_dist.launch.launched import machine_name
 from cifar_dist.run_folder.summary import EvaluationSummary, read_summary
 from cifar_dist.step_folder import step_name
 from cifar_dist.terminal.notice import notice
@@ -228,7 +229,7 @@ class RunFolder:
             raise UserError(f"{error}; {self._way_to_restore_manifest()}") from None
 
     def _way_to_restore_manifest(self) -> str:
-        with contextlib.suppress(UserError, OSError):  # a dataset that cannot be reached is no remedy
+        with contextlib.suppress(UserError, OSError):  # a dataset that cannot be reached does not help
             manifest = Path(read_config(self.config).data.path, FILE_NAME)
             if manifest.is_file():
                 return f"if {manifest.parent} has not changed since: cp {quoted(manifest)} {quoted(self.manifest)}"
@@ -286,7 +287,7 @@ class RunFolder:
             time.sleep(0.01)
         self._lock = lock
         lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+        lock.write(f"process {os.getpid()} on {machine_name()}")
         lock.flush()
 
     @contextlib.contextmanager
@@ -303,7 +304,7 @@ class RunFolder:
     def _way_to_unlock(self, holder: str) -> str:
         """Say what to do if the machine of the process that has locked the folder is lost: some servers never know."""
         _, is_named, machine = holder.rpartition(" on ")
-        if not is_named or machine == os.uname().nodename:
+        if not is_named or machine == machine_name():
             return ""
         return f"; only if {machine} is lost: rm {quoted(self.path / _LOCK)}"
 
@@ -319,9 +320,10 @@ class RunFolder:
             return True
 
     def follow(self) -> str:
-        """Lead the path to the locked folder again if that was renamed, by a link; return a line to report, or none.
+        """Link the path to the locked folder if that was renamed; return a line to report, empty if there is none.
 
-        Whoever trains calls it before writing, or a folder would appear that is no run, or another run have the files.
+        Call it before each write of a training: otherwise the write would create a folder that is not a run, or end up
+        in another run.
 
         Raises:
             TrainingFailedError: the folder was deleted, or its name is taken.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.launch.agent import run_launcher
 from cifar_dist.launch.configs import find_config
 from cifar_dist.launch.joining import JOB_PORTS
+from cifar_dist.launch.launched import machine_name
 from cifar_dist.launch.typed_command import SLURM_CONFIG, SLURM_PROCESSES, VARIABLE
 from cifar_dist.runs.launched_run import LaunchedRun
 
@@ -125,7 +125,7 @@ def run_node(words: Sequence[str], variables: Mapping[str, str]) -> int:
     """
     node = Node.from_environment(variables)
     config = find_config(node.config)
-    place = f"machine {node.index} of {node.nodes} is {socket.gethostname()}"
+    place = f"machine {node.index} of {node.nodes} is {machine_name()}"
     print(f"{place}, processes on it: {node.processes}, {config}", flush=True)
     os.environ[VARIABLE] = ""  # the batch script requeues the job, or says how to resume
     return run_launcher(config, node.options, LaunchedRun(words))

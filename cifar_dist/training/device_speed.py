@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import itertools
-import time
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from cifar_dist.distributed.device_time import time_on
 
 _SIDE = {"cpu": 1024, "cuda": 4096}
 _REPEATS = 5
@@ -57,15 +58,5 @@ def measure_ceiling(device: torch.device, dtype: torch.dtype) -> float:
     side = _SIDE.get(device.type, _SIDE["cpu"])
     generator = torch.Generator(device).manual_seed(0)
     one, other = (torch.rand(side, side, device=device, generator=generator).to(dtype) for _ in range(2))
-    seconds = min(_time_product(one, other) for _ in range(_REPEATS))
+    seconds = min(time_on(device, lambda: one @ other) for _ in range(_REPEATS))
     return 2 * side**3 / seconds
-
-
-def _time_product(one: Tensor, other: Tensor) -> float:
-    if one.is_cuda:
-        torch.cuda.synchronize(one.device)
-    begin = time.perf_counter()
-    one @ other
-    if one.is_cuda:
-        torch.cuda.synchronize(one.device)
-    return time.perf_counter() - begin

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from cifar_dist.distributed.compiled_code import keep_compiled_code
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.sync_batchnorm import check_batch_norms, synchronise_batch_norms
 from cifar_dist.errors import UserError
+from cifar_dist.launch.launched import machine_name
 from cifar_dist.models import transfer
 from cifar_dist.optim.learning_rate import learning_rate
 from cifar_dist.optim.optimizers import build_optimizer
@@ -108,7 +108,7 @@ def open_dataset(path: str, ranks: Ranks) -> Manifest:
         own = Manifest.load(path).fingerprint
         if own != manifest.fingerprint:
             raise UserError(
-                f"{path} on {socket.gethostname()} is not the dataset of rank 0 ({own}, there {manifest.fingerprint}); "
+                f"{path} on {machine_name()} is not the dataset of rank 0 ({own}, there {manifest.fingerprint}); "
                 "copy that one to every machine"
             )
 

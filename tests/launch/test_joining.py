@@ -219,7 +219,7 @@ def test_machines_that_do_not_meet_are_reported_until_the_job_gives_up(waits: di
     assert done.returncode == 1
     said = [without_seconds(line) for line in done.stderr.splitlines() if line.startswith("cifar-dist: ")]
     listening = f"what listens at 127.0.0.1:{waits['silent'].port} (--rdzv_endpoint)"
-    missing = f"{listening} is no meeting of machines; use another port"
+    missing = f"{listening} is not a meeting of machines; use another port"
     assert said[-1] == f"cifar-dist: gave up after N s (run.join_timeout): {missing}"
     waiting = f"cifar-dist: waiting for N s: {missing}"
     assert said[:-1] in ([waiting], []), "a second before, which a busy machine may miss"
