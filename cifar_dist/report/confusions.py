@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.formatting import percent
-from cifar_dist.report.evaluation import CELL, FULL_CELL, NAMED_CLASSES, Evaluation, ImageOf, confusion_matrix
+from cifar_dist.formatting import counted, percent
+from cifar_dist.report.evaluation import CELL, FULL_CELL, NAMED_CLASSES, confusion_matrix
+from cifar_dist.report.evaluation_files import Evaluation, ImageOf
 from cifar_dist.report.page import escape, png_url
 
 CSS = """
@@ -171,7 +172,7 @@ def _say(evaluation: Evaluation, gallery: _Gallery) -> str:
     """Say what a gallery counts."""
     true, predicted = evaluation.full_name(gallery.true), evaluation.full_name(gallery.predicted)
     what = f"{true}, predicted as {predicted}" if gallery.true != gallery.predicted else f"{true}, correctly predicted"
-    return f"{what}: {gallery.count:,} {'image' if gallery.count == 1 else 'images'}"
+    return f"{what}: {counted(gallery.count, 'image')}"
 
 
 def _show(evaluation: Evaluation, gallery: _Gallery, image_of: ImageOf) -> str:

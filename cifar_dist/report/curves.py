@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ def draw_curves(records: Sequence[Record], events: Sequence[Event], folder: Path
     per_epoch = steps_per_epoch or steps_so_far(steps)
     run = _Run(
         steps=steps,
-        rows=[row for row in EpochTable(records).rows() if row.seconds > 0 or row.val_loss == row.val_loss],
+        rows=[row for row in EpochTable(records).rows() if row.seconds > 0 or not math.isnan(row.val_loss)],
         test=next((record for record in reversed(records) if record.split not in ("train", "val")), None),
         breaks=[(event.step / per_epoch, event.kind) for event in events if event.kind in _BREAKS],
         steps_per_epoch=per_epoch,

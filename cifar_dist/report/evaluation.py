@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-import zipfile
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.errors import UserError
 from cifar_dist.formatting import percent
+from cifar_dist.report.evaluation_files import Evaluation, ImageOf
 from cifar_dist.report.predictions import draw_predictions
 from cifar_dist.report.sheet import Grid, sheet
-from cifar_dist.report.style import BLUE, GREY, ORANGE, PAPER, PERCENT, RED, bare, figure, short_names
-from cifar_dist.run_folder import EvaluationFolder, EvaluationSummary, read_summary
-
-ImageOf = Callable[[int], NDArray[np.uint8]]
-"""Maps the position of a sample in its split to its image, uint8 [height, width, channels]."""
+from cifar_dist.report.style import BLUE, GREY, ORANGE, PAPER, PERCENT, RED, bare, figure
+from cifar_dist.run_folder import EvaluationFolder
 
 _MOST = 24  # images on a sheet
 _MISTAKES = Grid(columns=8, width=1.45, height=1.78)
@@ -32,68 +24,6 @@ FULL_CELL = 0.73
 """Share of a row from which the number of a cell on paper is white: below, black has more contrast."""
 NAMED_CLASSES = 30
 """With more classes, the names and numbers of a matrix would be illegible."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The contents of an evaluation folder.
-
-    Attributes:
-        folder: its path.
-        summary: its summary.json.
-        probabilities: float32 [N, classes].
-        labels: int64 [N]; None if unknown.
-        ids: what the source calls each sample, as in the CSV.
-    """
-
-    folder: Path
-    summary: EvaluationSummary
-    probabilities: NDArray[np.float32]
-    labels: NDArray[np.int64] | None
-    ids: list[int] | list[str]
-
-    @property
-    def predicted(self) -> NDArray[np.int64]:
-        classes: NDArray[np.int64] = self.probabilities.argmax(axis=1)
-        return classes
-
-    @property
-    def confidence(self) -> NDArray[np.float32]:
-        highest: NDArray[np.float32] = self.probabilities.max(axis=1)
-        return highest
-
-    def name(self, label: int) -> str:
-        """Return the class's name, shortened for a picture, or its number if it has none."""
-        return self._short_names[label] if label < len(self._short_names) else str(label)
-
-    def full_name(self, label: int) -> str:
-        """Return the class's name, or its number if it has none."""
-        names = self.summary.classes
-        return names[label] if label < len(names) else str(label)
-
-    @functools.cached_property
-    def _short_names(self) -> list[str]:
-        return short_names(self.summary.classes, 14)
-
-
-def read_evaluation(folder: Path) -> Evaluation:
-    """Read an evaluation folder.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
-    paths = EvaluationFolder(folder)
-    try:
-        with np.load(paths.probabilities, allow_pickle=False) as arrays:
-            probabilities = arrays["probabilities"]
-            labels = arrays["labels"] if "labels" in arrays.files else None
-            ids = arrays["ids"] if "ids" in arrays.files else np.arange(len(probabilities))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{folder} is not a complete evaluation: {error}; run cifar-dist evaluate again") from None
-    summary = read_summary(paths.summary)
-    if summary is None or probabilities.ndim != 2 or len(ids) != len(probabilities):
-        raise UserError(f"{folder} is not an evaluation; run cifar-dist evaluate again")
-    return Evaluation(folder, summary, probabilities, labels, ids.tolist())
 
 
 def draw_evaluation(evaluation: Evaluation, image_of: ImageOf | None = None) -> list[Path]:
@@ -231,7 +161,7 @@ def _samples(evaluation: Evaluation, image_of: ImageOf, path: Path) -> Path:
     """Draw a random choice, always the same, so that the sheet is representative."""
     count = min(_MOST, len(evaluation.probabilities))
     chosen = np.random.default_rng(0).choice(len(evaluation.probabilities), count, replace=False)
-    return draw_predictions(evaluation, sorted(chosen.tolist()), image_of, "A random sample", path)
+    return draw_predictions(evaluation, sorted(chosen.tolist()), image_of, path)
 
 
 def _mistakes(evaluation: Evaluation, labels: NDArray[np.int64], image_of: ImageOf, path: Path) -> Path:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.formatting import percent
+from cifar_dist.report.evaluation_files import Evaluation, ImageOf
 from cifar_dist.report.sheet import Grid, Sheet, sheet
 from cifar_dist.report.style import BLUE, FAINT, GREEN, GREY, INK, RED
-
-if TYPE_CHECKING:
-    from cifar_dist.report.evaluation import Evaluation
 
 _GRID = Grid(columns=6, width=1.95, height=2.98)
 _BEST = 3
@@ -27,16 +24,14 @@ _CAPTION = 0.22
 _BAR, _STEP = 0.05, 0.31  # the height of a bar, and from one to the next
 
 
-def draw_predictions(
-    evaluation: Evaluation, chosen: Sequence[int], image_of: Callable[[int], NDArray[np.uint8]], title: str, path: Path
-) -> Path:
+def draw_predictions(evaluation: Evaluation, chosen: Sequence[int], image_of: ImageOf, path: Path) -> Path:
     """Draw the samples ``chosen``, by their position in the split, and return ``path``.
 
     A bar is as long as its class is probable. That of the true class is green, a wrong first one red. Without labels,
     nothing is marked.
     """
     with sheet(path, *_GRID.size(len(chosen))) as drawing:
-        drawing.title(title)
+        drawing.title("A random sample")
         for sample, (left, top) in zip(chosen, _GRID.corners(len(chosen)), strict=True):
             _draw_image(drawing, left, top, evaluation, sample, image_of(sample))
             _draw_best(drawing, left, top + _CAPTION + _IMAGE + 0.1, evaluation, sample)

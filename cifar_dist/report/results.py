@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -74,7 +75,7 @@ class Result:
 
     @property
     def cells(self) -> dict[str, str]:
-        """What a table of runs tells people of it, by the name of the column; empty if unknown."""
+        """The cells of a table for people, by the name of the column; empty if unknown."""
         return {
             "model": self.config.model.name,
             "data": self.facts.dataset,
@@ -148,4 +149,4 @@ def is_on_other_data(summary: EvaluationSummary, own: Manifest | None) -> bool:
 
 def _last(values: list[float]) -> float | None:
     """Return the last value that is not nan."""
-    return next((value for value in reversed(values) if value == value), None)
+    return next((value for value in reversed(values) if not math.isnan(value)), None)

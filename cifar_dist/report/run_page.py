@@ -7,6 +7,7 @@ error. All text from files is escaped, control characters included, and the page
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from cifar_dist.formatting import duration, loss_figure, percent, size
 from cifar_dist.optim.lr_curve import Curve
 from cifar_dist.report.confusions import CSS, explore_confusions
 from cifar_dist.report.curves import draw_curves
-from cifar_dist.report.evaluation import Evaluation, ImageOf, draw_evaluation, read_evaluation
+from cifar_dist.report.evaluation import draw_evaluation
+from cifar_dist.report.evaluation_files import Evaluation, ImageOf, read_evaluation
 from cifar_dist.report.lr_curve import draw_lr_curve
 from cifar_dist.report.page import embed, escape, page, section
 from cifar_dist.report.results import is_on_other_data, own_data_of, read_state
@@ -148,7 +150,7 @@ def _headline(
         if evaluation.summary.accuracy is not None and not is_on_other_data(evaluation.summary, own_data)
     ]
     state = read_state(run)
-    best = max((row.val_accuracy for row in rows if row.val_accuracy == row.val_accuracy), default=None)
+    best = max((row.val_accuracy for row in rows if not math.isnan(row.val_accuracy)), default=None)
     if known:
         value = _percent(known[0].accuracy)
         beside = _about_accuracy(known[0])
@@ -174,9 +176,9 @@ def _about_accuracy(summary: EvaluationSummary) -> str:
 
 
 def _facts(facts: RunFacts, rows: Sequence[EpochRow], events: Sequence[timeline.Event], usage: Usage | None) -> str:
-    seconds = sum(row.seconds for row in rows if row.seconds == row.seconds)
+    seconds = sum(row.seconds for row in rows if not math.isnan(row.seconds))
     starts = sum(event.kind in ("started", "resumed") for event in events)
-    measured = [row.images_per_second for row in rows if row.images_per_second == row.images_per_second]
+    measured = [row.images_per_second for row in rows if not math.isnan(row.images_per_second)]
     on = (_join(facts.processes, facts.device), facts.wrapper, facts.precision)
     pairs = [
         ("model", facts.model),
@@ -234,7 +236,7 @@ def _about(evaluation: Evaluation) -> str:
 
 
 def _epochs(rows: Sequence[EpochRow]) -> str:
-    known = [row for row in rows if row.val_accuracy == row.val_accuracy]
+    known = [row for row in rows if not math.isnan(row.val_accuracy)]
     best = max(reversed(known), key=lambda row: row.val_accuracy, default=None)  # the last of equals, as in training
     head = "<tr>" + "".join(
         f"<th>{title}</th>"
@@ -245,7 +247,7 @@ def _epochs(rows: Sequence[EpochRow]) -> str:
         f"<tr{mark if row is best else ''}>"
         f"<td>{row.epoch + 1}</td><td>{_number(row.train_loss)}</td><td>{_percent(row.train_accuracy)}</td>"
         f"<td>{_number(row.val_loss)}</td><td>{_percent(row.val_accuracy)}</td><td>{_rate(row.lr)}</td>"
-        f"<td>{f'{row.images_per_second:,.0f}' if row.images_per_second == row.images_per_second else ''}</td>"
+        f"<td>{f'{row.images_per_second:,.0f}' if not math.isnan(row.images_per_second) else ''}</td>"
         f"<td>{duration(row.seconds)}</td></tr>"
         for row in rows
     )
@@ -273,15 +275,15 @@ def _table(rows: str, count: int, what: str) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return percent(value) if value is not None and value == value else ""
+    return percent(value) if value is not None and not math.isnan(value) else ""
 
 
 def _number(value: float) -> str:
-    return loss_figure(value) if value == value else ""
+    return loss_figure(value) if not math.isnan(value) else ""
 
 
 def _rate(value: float) -> str:
-    return f"{value:.4g}" if value == value else ""
+    return f"{value:.4g}" if not math.isnan(value) else ""
 
 
 def _count(value: int) -> str:

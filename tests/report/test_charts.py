@@ -14,7 +14,8 @@ from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.evaluation.folder import write_evaluation
 from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.report import curves, overlay
-from cifar_dist.report.evaluation import draw_evaluation, read_evaluation
+from cifar_dist.report.evaluation import draw_evaluation
+from cifar_dist.report.evaluation_files import read_evaluation
 from cifar_dist.report.sheet import sheet
 from cifar_dist.report.style import short_names
 from cifar_dist.report.usage import draw_usage

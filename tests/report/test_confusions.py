@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cifar_dist.report.confusions import CSS, explore_confusions
-from cifar_dist.report.evaluation import Evaluation
+from cifar_dist.report.evaluation_files import Evaluation
 from cifar_dist.report.page import page as html_page
 from cifar_dist.run_folder import EvaluationSummary
 

@@ -28,7 +28,8 @@ from cifar_dist.errors import UserError
 from cifar_dist.evaluation.folder import write_evaluation
 from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.report import run_page
-from cifar_dist.report.evaluation import confusion_matrix, draw_evaluation, read_evaluation
+from cifar_dist.report.evaluation import confusion_matrix, draw_evaluation
+from cifar_dist.report.evaluation_files import read_evaluation
 from cifar_dist.report.run_page import write_report
 from cifar_dist.run_folder import EvaluationSummary, RunFolder
 from cifar_dist.tracking import timeline
