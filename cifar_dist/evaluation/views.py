@@ -13,10 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cifar_dist.config import AugmentConfig
-from cifar_dist.config.eval import distinct_views
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.normalize import Normalize
-from cifar_dist.data.transforms import Mixing
 from cifar_dist.data.transforms.flip import Flip
 
 View = tuple[float, Tensor]
@@ -32,19 +30,18 @@ def make_views(tta: str, config: AugmentConfig, seed: int, mean: tuple[float, ..
     """Return the views of a level.
 
     Args:
-        tta: ``0``, ``mirror``, ``translate`` or a number N; config.EvalConfig checks it.
-        config: the recipe's augmentation; N random views use it without mixing, and only if they are distinct.
+        tta: ``0``, ``mirror``, ``translate`` or a number N, as :attr:`~cifar_dist.config.Config.distinct_tta` has it.
+        config: the recipe's augmentation; N random views use it without mixing.
         seed: seed of the random views.
         mean: per-channel fill of random crops, in [0, 1].
         normalize: converts pixels to the model's input.
     """
-    tta = distinct_views(tta, config)
     if tta == "mirror":
         return lambda images, ids: _mirrored(normalize(images), 1.0)
     if tta == "translate":
         return lambda images, ids: _translated(normalize(images))
     count = max(1, int(tta))
-    single = (transform for transform in config.transforms if not isinstance(transform, Mixing))
+    single = (transform for transform in config.transforms if not transform.mixes)
     # Alternating flips alternate by epoch; views flip independently instead.
     own = tuple(Flip() if isinstance(transform, Flip) else transform for transform in single)
     augment = Augment(AugmentConfig(transforms=own), seed, mean, normalize)
