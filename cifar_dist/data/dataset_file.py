@@ -16,12 +16,14 @@ from cifar_dist.errors import UserError, nearest
 from cifar_dist.files import CHECKOUT
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+_CHARACTERS = "[A-Za-z0-9_][A-Za-z0-9_.+-]"
+"""The first character of a name, and each of the others."""
 _SPELLING = {
     "name": "use at most 128 letters, digits, '_', '-', '.' and '+', beginning with a letter, a digit or '_'",
     "md5": "use the 32 digits 0 to 9 and a to f that md5sum prints",
 }
 """What the keys with a pattern take."""
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}$")]
+FileName = Annotated[str, Field(pattern=rf"^{_CHARACTERS}{{0,127}}$")]
 
 
 class DatasetFile(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -56,7 +58,7 @@ class DatasetFile(BaseModel, frozen=True, extra="forbid", strict=True):
                 raise ValueError(f"url {self.url!r} is not an http:// or https:// URL")
             if self.md5 is None:
                 raise ValueError("url requires md5, the checksum of the archive")
-            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.archive_name):
+            if not re.fullmatch(f"{_CHARACTERS}*", self.archive_name):
                 raise ValueError('archive must be a plain file name, for example archive = "cifar-10-python.tar.gz"')
         return self
 
@@ -88,7 +90,7 @@ def find_dataset_file(source: str) -> Path | None:
     """
     if source.lower().endswith(".toml"):
         return Path(source)
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", source):
+    if not re.fullmatch(f"{_CHARACTERS}*", source):
         return None
     candidates = [folder / f"{source}.toml" for folder in _search_folders()]
     return next((path for path in candidates if path.is_file()), None)
