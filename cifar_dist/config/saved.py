@@ -17,10 +17,7 @@ CONFIG_NAME = "config.toml"
 STARTED_NAME = ".started.toml"
 """The ``config.toml`` as the last start of the run wrote it."""
 
-_ALWAYS_WRITTEN = (
-    *("run", "data", "augment", "model", "optim", "schedule"),
-    *("average", "train", "eval", "checkpoint", "tracking"),
-)
+_ALWAYS_WRITTEN = "run data augment model optim schedule average train eval checkpoint tracking".split()
 """Sections in every ``config.toml`` but those of version 1: one that a later version adds is not among them."""
 
 

@@ -15,10 +15,7 @@ from cifar_dist.errors import UserError, quoted
 from cifar_dist.formatting import list_some
 
 PICKLE_SUFFIXES = (".pkl", ".pickle")
-_LABELS = (
-    *("label", "labels", "fine_labels", "coarse_labels", "target", "targets", "y"),
-    *(f"y_{split}" for split in SPLITS),
-)
+_LABELS = (*"label labels fine_labels coarse_labels target targets y".split(), *(f"y_{split}" for split in SPLITS))
 ARRAY_SUFFIXES = (*PICKLE_SUFFIXES, npz.SUFFIX)
 _EXPECTED = (
     f"a folder or archive of images ({', '.join(ARCHIVE_SUFFIXES)}), or a file that ends in {', '.join(ARRAY_SUFFIXES)}"

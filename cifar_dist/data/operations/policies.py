@@ -17,9 +17,11 @@ from cifar_dist.data.operations.constants import constant
 from cifar_dist.data.operations.geometry import affine
 from cifar_dist.data.operations.grouping import BLACK, Fill, Operation, Rows, apply_in_turn
 
-OPERATIONS = (
-    *("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast"),
-    *("Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize", "Invert"),
+OPERATIONS = tuple(
+    """
+    Identity ShearX ShearY TranslateX TranslateY Rotate Brightness Color Contrast Sharpness Posterize Solarize
+    AutoContrast Equalize Invert
+    """.split()
 )
 """In torchvision's order. RandAugment and TrivialAugment draw from all except the last."""
 
