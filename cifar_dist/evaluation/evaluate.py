@@ -23,7 +23,7 @@ class CheckpointRef:
     """The weights of a run that are evaluated.
 
     Attributes:
-        files: their file, of safetensors or saved by torch, or its parts.
+        files: one file, of safetensors or saved by torch, or its parts.
         name: their name in folder names: ``final``, the checkpoint's, for example ``step-00000345``, with its run in
             front if that is another one (``other-step-00000345``), or the file's.
         step: optimizer steps done; None if unknown.
@@ -37,7 +37,7 @@ class CheckpointRef:
 
     @property
     def path(self) -> Path:
-        """Their file, or the folder with its parts."""
+        """The file of the weights, or the folder with its parts."""
         return self.files[0] if len(self.files) == 1 else self.files[0].parent
 
 
@@ -79,7 +79,7 @@ def evaluate(
     copies: list[WeightsCopy] = []  # of rank 0, made now: a run that is training deletes its older checkpoints
     ranks.run_on_main(lambda: copies.append(WeightsCopy(weights.files)))
     begin = time.perf_counter()
-    predictions = opened.predict(model, tta, poll, show)
+    predictions = opened.predict(model, tta, poll=poll, show=show)
     summary = EvaluationSummary(
         run=run.name,
         checkpoint=weights.name,

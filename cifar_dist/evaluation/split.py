@@ -43,9 +43,9 @@ class Predictor:
         count: int,
         tta: str,
         *,
-        labels: torch.Tensor | None = None,
-        poll: Callable[[], None] = lambda: None,
-        show: Show = silent,
+        labels: torch.Tensor | None,
+        poll: Callable[[], None],
+        show: Show,
     ) -> Predictions:
         """Predict samples 0..count-1; see :func:`cifar_dist.evaluation.predict.predict`. Collective."""
         views = make_views(tta, self._config.augment, self._config.run.seed, self._mean, self._normalize)
@@ -148,7 +148,7 @@ class Split:
         self._predictor = Predictor(device, config, trained_on)
 
     def predict(
-        self, model: InferenceModel, tta: str, poll: Callable[[], None] = lambda: None, show: Show = silent
+        self, model: InferenceModel, tta: str, *, poll: Callable[[], None] = lambda: None, show: Show = silent
     ) -> Predictions:
         """Predict every sample; every rank returns all predictions. Collective."""
         return self._predictor.predict(

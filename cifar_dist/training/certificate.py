@@ -135,7 +135,7 @@ def _is_repeatable(record: Record, recomputation: Recomputation, engine: Engine)
     )
     with learner.averaged():
         tta = "0" if record.split == "val" else setup.config.distinct_tta  # as the trainer evaluates
-        found = split.predict(learner.model, tta, engine.poll)
+        found = split.predict(learner.model, tta, poll=engine.poll)
     now = replace(record, loss=found.loss, accuracy=found.accuracy, samples=len(found.logits))
     return same_numbers(now, record)
 

@@ -96,7 +96,7 @@ def test_a_requested_stop_leaves_the_model_unchanged(all_digits: Path) -> None:
             raise InterruptedError from None
 
     with pytest.raises(InterruptedError):
-        split.predict(model, "0", poll)
+        split.predict(model, "0", poll=poll)
     assert model.module.training
     assert len(split.predict(model, "0").logits) == len(split.images)
 

@@ -48,7 +48,7 @@ def predict_on(place: Engine, digits: Path) -> dict[str, NDArray[np.float32]]:
             eval=EvalConfig(batch_size=batch_size, tta_below=below),
         )
         split = Split(place.ranks.device, config, manifest, "test", manifest)
-        predictions = split.predict(inference, tta, poll)
+        predictions = split.predict(inference, tta, poll=poll)
         assert model.training, "evaluation leaves the mode it found"
         assert predictions.labels is not None
         assert predictions.labels.tolist() == manifest.labels("test").tolist()

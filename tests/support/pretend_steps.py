@@ -86,7 +86,7 @@ def count_waits_of_predictions(config: Config) -> dict[str, int]:
             before_last.update(+counts.waits)
 
         counts.clear()
-        data.predict(InferenceModel(setup.module, ranks, engine.precision), config.distinct_tta, asked)
+        data.predict(InferenceModel(setup.module, ranks, engine.precision), config.distinct_tta, poll=asked)
     return before_last
 
 
