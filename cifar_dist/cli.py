@@ -44,7 +44,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def _meant(word: str) -> str:
-    """Say what a first word that is no verb means."""
+    """Say what a first word that is not a verb means."""
     from cifar_dist import recipe
 
     if word in recipe.shipped() or word.endswith(".toml"):

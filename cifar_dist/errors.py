@@ -54,7 +54,7 @@ class GpuError(MachineError):
     """A GPU that its process cannot use; the first process of the job that has one reports it."""
 
 
-class StopRequested(Exception):  # noqa: N818 - it is no error
+class StopRequested(Exception):  # noqa: N818 - it is not an error
     """All ranks have agreed to stop; its text is the cause. Exit code 75."""
 
 

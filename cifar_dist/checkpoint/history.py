@@ -70,7 +70,7 @@ def link(path: Path, *, best: bool) -> None:
 
 
 def _sign_of_saves(folder: Path) -> Path:
-    """Where it shows, beside ``checkpoints``, that a run has saved some: it does not begin anew without them."""
+    """Return the file that marks a run which has saved checkpoints: without them it is refused, not started again."""
     return folder.with_name(f".{folder.name}.saved")
 
 

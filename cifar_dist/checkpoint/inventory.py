@@ -15,7 +15,7 @@ from cifar_dist.step_folder import step_of
 
 @dataclass(frozen=True)
 class ListedCheckpoint:
-    """A checkpoint.
+    """A checkpoint as a line of the list.
 
     Attributes:
         path: its folder.

@@ -72,8 +72,8 @@ def load(spec: str) -> object:
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and file is None and f"{place}.".startswith(f"{error.name}."):
             raise ValueError(f"name {spec!r}: module {place} is not installed; for a file, give its path") from None
-        told = describe_import_failure(file, error)
-        raise ValueError(f"name {spec!r}: importing {file or place} raised {told}") from None
+        cause = describe_import_failure(file, error)
+        raise ValueError(f"name {spec!r}: importing {file or place} raised {cause}") from None
     remember_plugin(module)
     if not hasattr(module, attribute):
         public = [name for name in vars(module) if not name.startswith("_")]

@@ -16,7 +16,7 @@ _MAX_NESTING: Final = 50
 
 
 class TomlError(UserError):
-    """A file that can be read, and whose text is no TOML."""
+    """A file that can be read, and whose text is not TOML."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Parse TOML.
+    """Parse TOML that is not nested too deeply.
 
     Raises:
         ValueError: it is not valid TOML, or is nested too deeply for those who walk it; the message is one line.

@@ -42,7 +42,7 @@ class IndexedTar(NamedTuple):
 
 
 class TarMembers(NamedTuple):
-    """The members of a tar.
+    """The members of a tar, by the sample that they belong to.
 
     Attributes:
         samples: key to its suffixes, in lower case, and their byte ranges.

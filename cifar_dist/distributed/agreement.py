@@ -57,7 +57,7 @@ class Agreement:
         ranks: this process among all of the job.
         requests: to stop, of this process.
         moved: called after each step.
-        diverged: makes the error of a loss that is not finite from what happened.
+        diverged: creates the error for a loss that is not finite, given what happened.
 
     Attributes:
         poll: asks only whether to stop, where there are no losses: before each batch of an evaluation.

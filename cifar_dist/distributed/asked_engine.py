@@ -33,7 +33,7 @@ class AskedEngine:
         """Read a config before it is launched.
 
         Raises:
-            UserError: it is no config of Accelerate.
+            UserError: it is not a config of Accelerate.
         """
         config = read_config(path)
         kind = str(config["distributed_type"])

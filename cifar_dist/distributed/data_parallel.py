@@ -1,4 +1,4 @@
-"""One process, or DistributedDataParallel: every process holds the whole network, and gradients are averaged."""
+"""One process, or DistributedDataParallel: every process holds the complete network, and gradients are averaged."""
 
 from __future__ import annotations
 

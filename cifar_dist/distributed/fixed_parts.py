@@ -26,7 +26,7 @@ from cifar_dist.distributed.wrapped_model import WrappedModel
 
 
 class FixedParts(Engine):
-    """Every process holds the whole network and ``train.parts`` are dealt to them."""
+    """Every process holds the complete network, and ``train.parts`` are dealt to them."""
 
     limits = (
         DDP_COMPRESSES,

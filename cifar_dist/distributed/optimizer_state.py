@@ -92,7 +92,7 @@ def require_savable(
     for name, tensor in updated.items():
         for key, value in optimizer.state.get(tensor, {}).items():
             if not isinstance(value, Tensor):
-                what = f"{value!r:.40}, which is no tensor,"
+                what = f"{value!r:.40}, which is not a tensor,"
             elif value.ndim and value.shape != tensor.shape:
                 what = f"a tensor of {list(value.shape)}"
             else:

@@ -94,7 +94,7 @@ def job_time(variables: Mapping[str, str]) -> JobTime | None:
     """Return when Slurm started this job and when it ends it; None if the job has no limit.
 
     Raises:
-        UserError: this is no Slurm job, or Slurm does not answer.
+        UserError: this is not a Slurm job, or Slurm does not answer.
     """
     job = variables.get("SLURM_JOB_ID")
     if job is None:

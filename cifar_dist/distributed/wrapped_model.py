@@ -149,7 +149,8 @@ class WrappedModel(InferenceModel):
     def needs_rehearsal(self) -> bool:
         """Whether the first step of a process adds up gradients in another order than all later ones.
 
-        The passes of a step are made and discarded before it then, or a resumed run would differ from a whole one.
+        The passes of a step are then computed before it and discarded; otherwise, a resumed run would differ from an
+        uninterrupted one.
         """
         return False
 
@@ -277,7 +278,7 @@ class WrappedModel(InferenceModel):
         """
         before, after = self._first_shapes, self._shapes()
         for name in {**before, **after}:
-            was, now = before.get(name, "no tensor"), after.get(name, "no tensor")
+            was, now = before.get(name, "not a tensor"), after.get(name, "not a tensor")
             if was != now:
                 raise UserError(
                     f"the network's {name} was {was} before the first step and is {now} after it: no checkpoint of it "

@@ -33,5 +33,5 @@ def folder_named_before(job: str) -> RunFolder | None:
         return None
     text = Path("/proc/self/fd/2").read_text(encoding="utf-8", errors="surrogateescape")
     line = rf"^{_PREFIX}job {re.escape(job)}, attempt \d+, on \S+: (.+) from (?:the start|step-\d+)$"
-    told = [RunFolder(Path(path)) for path in re.findall(line, text, re.MULTILINE)]
-    return next((folder for folder in reversed(told) if folder.exists()), None)
+    folders = [RunFolder(Path(path)) for path in re.findall(line, text, re.MULTILINE)]
+    return next((folder for folder in reversed(folders) if folder.exists()), None)

@@ -84,7 +84,7 @@ def _refuse_options(words: Sequence[str]) -> None:
                 value = value[: -2 if RESUME in value else -1]  # what the job trains follows
             option = " ".join(quoted(one) for one in (word, *value[:1]))
             raise UserError(
-                f"{word} is no setting, which are --section.field; an option of sbatch precedes its script: "
+                f"{word} is not a setting (--section.field); an option of sbatch precedes its script: "
                 f"sbatch {option} slurm/train.sbatch RECIPE"
             )
 
@@ -95,13 +95,13 @@ def _config_begun(words: Sequence[str], job: str) -> Config | None:
     Raises:
         UserError: the recipe cannot be read any more, nor the run's folder found without it; or a setting is invalid.
     """
-    asked, told = None, folder_named_before(job)
+    asked, named = None, folder_named_before(job)
     try:
         asked = config_in_job(words[0], words[1:], job)
-        folder = told or RunFolder.of(asked)
+        folder = named or RunFolder.of(asked)
     except UserError as error:
-        folder = told or _expected_folder(words, job)
-        if told is None and read_json(folder.environment).get("variables", {}).get("SLURM_JOB_ID") != job:
+        folder = named or _expected_folder(words, job)
+        if named is None and read_json(folder.environment).get("variables", {}).get("SLURM_JOB_ID") != job:
             raise
         say(f"{error}; {folder.path} continues as it was started")
     if not folder.exists():

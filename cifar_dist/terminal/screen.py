@@ -10,7 +10,7 @@ import re
 import textwrap
 from typing import TextIO
 
-WIDEST = 79  # lines are not longer, however wide the terminal; a reader's eye is not either
+WIDEST = 79  # columns of a line, however wide the terminal: longer lines are hard to read
 NARROWEST = 30
 ROOM_FOR_KEYS = 3  # beside bars, whose line has the cursor: a key such as ^C is echoed there
 ERASE_LINE = "\r\x1b[K"

@@ -71,7 +71,7 @@ def describe_lost_evaluations(path: Path, step: int, due: Collection[int]) -> st
         due: the epochs, from 0, after which the run was evaluated before that, as its settings are now.
     """
     if not (change := difference(path)):
-        return ""  # whatever is missing never was there: evaluations were due by other settings
+        return ""  # nothing is lost: what is missing was not due by the settings of that time
     try:
         records = read(path)
     except UserError:

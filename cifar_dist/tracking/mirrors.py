@@ -25,7 +25,7 @@ from cifar_dist.tracking.timeline import Status
 from cifar_dist.tracking.wandb_mirror import WandbMirror, wandb_mode
 
 _PATIENCE: Final = 120.0  # seconds in which a method must return
-_SILENCE: Final = 2.0  # seconds of waiting at the end of a run that nobody wonders about
+_SILENCE: Final = 2.0  # seconds of waiting at the end of a run that need no message
 _CLOSE_SECONDS: Final = 75.0  # at the end of a run; W&B itself gives up an upload after 60 s
 
 MakeMirror = Callable[[Path, Config, RunFacts], Mirror]

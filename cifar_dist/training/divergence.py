@@ -8,10 +8,10 @@ from cifar_dist.run_folder import RunFolder
 
 
 def divergence_error(what: str, config: Config, folder: RunFolder, *, autocast: bool) -> TrainingFailedError:
-    """Make the error.
+    """Describe a training that has diverged.
 
     Args:
-        what: happened.
+        what: what happened, to begin the message.
         config: the run's; a setting that it has already is not proposed.
         folder: the run's, of which the newest checkpoint is named.
         autocast: whether the run computes in bf16 or fp16.

@@ -64,7 +64,7 @@ class CountingByGroup(torch.optim.SGD):
     [
         (CountingByGroup, r"CountingByGroup keeps 'step' in a parameter group, after a step 1: such a run"),
         (torch.optim.Adafactor, r"Adafactor keeps a tensor of \[8, 1\] as 'row_var' of 0.weight: such a run"),
-        (Counting, r"Counting keeps 1, which is no tensor, as 'steps' of 0.weight: such a run could not be resumed"),
+        (Counting, r"Counting keeps 1, which is not a tensor, as 'steps' of 0.weight: such a run could not be resumed"),
     ],
 )
 def test_a_state_that_no_checkpoint_holds_is_refused_after_the_first_step(
@@ -86,7 +86,7 @@ def test_a_network_whose_buffers_appear_in_a_step_is_refused() -> None:
         models[-1].require_fixed_shapes()
         train(models[-1], 1, [16])
     with pytest.raises(
-        UserError, match=r"network's bank was no tensor before the first step and is \[16, 6\] after it"
+        UserError, match=r"network's bank was not a tensor before the first step and is \[16, 6\] after it"
     ):
         models[0].require_fixed_shapes()
     models[1].require_fixed_shapes()
