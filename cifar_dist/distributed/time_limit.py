@@ -14,7 +14,7 @@ import psutil
 from cifar_dist.config.run import seconds_of
 from cifar_dist.distributed.scontrol import scontrol
 from cifar_dist.errors import UserError
-from cifar_dist.launch.signal_queue import GRACE_SECONDS
+from cifar_dist.exit_codes import GRACE_SECONDS
 
 _ENVIRONMENT = ("SLURM_JOB_START_TIME", "SLURM_JOB_END_TIME")  # newer than Slurm 22.05
 _TIME = r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)"
@@ -64,8 +64,8 @@ def refuse_short_limit(limit: float, lead: float, stopper: str, source: str) -> 
 def deadline(max_time: str) -> float | None:
     """Return the time to stop at, in seconds since 1970; None without a limit.
 
-    A limit counts from the start of this process. The run stops early enough to save: by 5 % of the limit, at most
-    :data:`GRACE_SECONDS`. Before the end of a Slurm job it is always :data:`GRACE_SECONDS`.
+    A limit counts from the start of this process. The run stops early enough to save: by :data:`GRACE_SECONDS`, or 5 %
+    of a limit of its own if that is less.
 
     Args:
         max_time: see ``run.max_time``.

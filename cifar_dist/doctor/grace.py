@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cifar_dist.distributed.scontrol import scontrol
 from cifar_dist.distributed.time_limit import grace_of_limit
 from cifar_dist.errors import UserError
-from cifar_dist.launch.signal_queue import GRACE_SECONDS
+from cifar_dist.exit_codes import GRACE_SECONDS
 
 _EARLIER = "ask for Slurm's signal earlier, before you submit: export SBATCH_SIGNAL=USR1@{seconds}"
 _DEFAULT_LEAD = 60  # seconds before the end of the job, of a --signal that names none

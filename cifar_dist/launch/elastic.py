@@ -28,12 +28,12 @@ from torch.distributed.elastic.rendezvous.utils import _matches_machine_hostname
 from torch.distributed.launcher import api as launcher
 
 from cifar_dist.errors import first_line
-from cifar_dist.exit_codes import EXIT_REQUEUE, EXIT_STALLED
+from cifar_dist.exit_codes import EXIT_REQUEUE, EXIT_STALLED, GRACE_SECONDS
 from cifar_dist.launch.agreed_code import AGREED
 from cifar_dist.launch.job import Job
 from cifar_dist.launch.launched import RESTARTED
 from cifar_dist.launch.meeting import Meeting
-from cifar_dist.launch.signal_queue import GRACE_SECONDS, MACHINE_JOINS
+from cifar_dist.launch.signal_queue import MACHINE_JOINS
 from cifar_dist.terminal.notice import notice
 
 _RESTARTS = 3  # unless --max_restarts says otherwise; that a machine joins costs none

@@ -9,9 +9,6 @@ from typing import Final
 
 import psutil
 
-GRACE_SECONDS: Final = 120
-"""Between a request to stop and the end by force; `#SBATCH --signal` of slurm/*.sbatch says it too."""
-
 MACHINE_JOINS: Final = signal.SIGRTMIN
 """Sent to the ranks of an elastic job: save and stop, to start again together with a machine that joins."""
 

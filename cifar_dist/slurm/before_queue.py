@@ -10,7 +10,7 @@ from pathlib import Path
 from cifar_dist.distributed.time_limit import refuse_short_limit
 from cifar_dist.doctor.grace import lead_of_signal
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.launch.signal_queue import GRACE_SECONDS
+from cifar_dist.exit_codes import GRACE_SECONDS
 from cifar_dist.slurm.options import Options, asked
 
 

@@ -14,7 +14,7 @@ from support.running import ROOT, spawn
 
 from cifar_dist import recipe
 from cifar_dist.errors import UserError
-from cifar_dist.launch.signal_queue import GRACE_SECONDS
+from cifar_dist.exit_codes import GRACE_SECONDS
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.slurm.job_output import describe_attempt
 from cifar_dist.slurm.node import Node, first_host

@@ -22,7 +22,7 @@ from cifar_dist.distributed.stop_requests import SHORT_TIME_LIMIT, STOP_FILE, TI
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.distributed.time_limit import JobTime, deadline, job_time
 from cifar_dist.errors import UserError
-from cifar_dist.launch.signal_queue import GRACE_SECONDS
+from cifar_dist.exit_codes import GRACE_SECONDS
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
 from cifar_dist.training.trainer import Trainer
