@@ -56,7 +56,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from cifar_dist import recipe
-    from cifar_dist.training.recipe_lr import require_recipe, write_lr
+    from cifar_dist.verbs.recipe_lr import require_recipe, write_lr
 
     if arguments.low >= arguments.high:
         raise UserError(f"--low {arguments.low:g} must be below --high {arguments.high:g}")

@@ -19,7 +19,7 @@ from support.run_folders import cells, write_run
 from cifar_dist import cli
 from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
-from cifar_dist.report.comparison import Compared, draw_comparison
+from cifar_dist.report.sweep_rows import Compared, draw_comparison
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.sweeps.sweep import Run, load
 from cifar_dist.sweeps.table import Spread, Table

@@ -8,7 +8,7 @@ import pytest
 
 from cifar_dist import recipe
 from cifar_dist.errors import UserError
-from cifar_dist.training.recipe_lr import require_recipe, write_lr
+from cifar_dist.verbs.recipe_lr import require_recipe, write_lr
 
 
 @pytest.mark.parametrize("ends", ["\r\n", "\n"])
