@@ -36,6 +36,7 @@ from cifar_dist.checkpoint.folder import (
     read_state,
 )
 from cifar_dist.checkpoint.history import (
+    absence,
     best,
     best_of,
     choose,
@@ -53,34 +54,3 @@ from cifar_dist.checkpoint.history import (
 )
 from cifar_dist.checkpoint.marker import verify
 from cifar_dist.checkpoint.tensor_files import save_tensors
-
-__all__ = [
-    "NEW_RUN",
-    "Averaged",
-    "Checkpoint",
-    "CheckpointError",
-    "NewerCheckpointError",
-    "NoCheckpointLeftError",
-    "Tensors",
-    "TrainState",
-    "best",
-    "best_of",
-    "choose",
-    "copy_to",
-    "evaluated_weights",
-    "find_named",
-    "is_adoptable",
-    "is_intact",
-    "is_name",
-    "listing",
-    "load",
-    "load_weights",
-    "named",
-    "prune",
-    "read_state",
-    "save",
-    "save_tensors",
-    "set_aside",
-    "surplus",
-    "verify",
-]

@@ -80,7 +80,7 @@ def _point_at(path: Path, *, best: bool) -> None:
         link_atomic(path.with_name("best"), path.name)
 
 
-def copy_to(source: Path, folder: Path, state: TrainState, highest: Path | None = None) -> None:
+def copy_to(source: Path, folder: Path, state: TrainState, highest: Path | None) -> None:
     """Begin the checkpoints of another run with a copy of ``source``, and of the best one of that time.
 
     Args:

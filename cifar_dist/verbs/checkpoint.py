@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _list(arguments: argparse.Namespace) -> int:
     with loading():
-        from cifar_dist.checkpoint.history import absence
+        from cifar_dist.checkpoint import absence
         from cifar_dist.checkpoint.inventory import inventory
         from cifar_dist.formatting import duration, markdown, percent_cell, size
         from cifar_dist.run_folder import find_run
@@ -84,7 +84,6 @@ def _list(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist import checkpoint
-        from cifar_dist.checkpoint.history import absence
         from cifar_dist.checkpoint.inventory import inspect
         from cifar_dist.run_folder import find_run
 
@@ -92,7 +91,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     folder = run.checkpoints
     paths = [checkpoint.find_named(folder, arguments.step)] if arguments.step else checkpoint.listing(folder)
     if not paths:
-        raise absence(folder)
+        raise checkpoint.absence(folder)
     intact = 0
     for path in paths:
         _, problems = inspect(path)
@@ -161,7 +160,7 @@ def _average(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _folder(run: str, checkpoint: str = "") -> Path:
+def _folder(run: str, checkpoint: str) -> Path:
     from cifar_dist.run_folder import find_run
 
     return find_run(run, checkpoint=checkpoint).checkpoints

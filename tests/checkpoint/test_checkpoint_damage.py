@@ -189,7 +189,7 @@ def test_a_damaged_checkpoint_is_not_said_to_be_missing(folder: Path) -> None:
 
 
 def test_a_folder_that_was_copied_into_and_never_saved_to_is_that_of_a_new_run(folder: Path, tmp_path: Path) -> None:
-    checkpoint.copy_to(save(folder, 1), tmp_path / "branch", state(1))
+    checkpoint.copy_to(save(folder, 1), tmp_path / "branch", state(1), None)
     shutil.rmtree(tmp_path / "branch")  # as a kill leaves it
     assert checkpoint.choose(tmp_path / "branch") == (None, [])
 
@@ -198,7 +198,7 @@ def test_a_damaged_checkpoint_stays_in_the_folder_that_another_one_is_copied_to(
     aside = tmp_path / "branch" / "step-00000009.damaged"
     aside.mkdir(parents=True)
     (aside / WEIGHTS).write_bytes(b"half of i")
-    checkpoint.copy_to(save(folder, 1), tmp_path / "branch", state(1))
+    checkpoint.copy_to(save(folder, 1), tmp_path / "branch", state(1), None)
     assert (aside / WEIGHTS).read_bytes() == b"half of i"
     assert checkpoint.set_aside(tmp_path / "branch") == [aside]
     assert checkpoint.named(tmp_path / "branch", "latest").name == "step-00000001"
@@ -208,7 +208,7 @@ def test_a_copy_that_is_not_what_was_saved_is_not_kept(folder: Path, tmp_path: P
     path = save(folder, 1)
     (path / WEIGHTS).write_bytes(b"changed while it was copied")
     with pytest.raises(CheckpointError, match=r"weights\.safetensors has 27 of "):
-        checkpoint.copy_to(path, tmp_path / "branch", state(1))
+        checkpoint.copy_to(path, tmp_path / "branch", state(1), None)
     assert not (tmp_path / "branch").exists()
 
 

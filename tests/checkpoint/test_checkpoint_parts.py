@@ -51,7 +51,7 @@ def test_parts_are_read_as_the_files_of_one_process(folder: Path, tmp_path: Path
     mean = mean_weights([path, save_in_parts(folder, 8, 2)])
     assert torch.equal(mean["conv.weight"], weights(6)["conv.weight"] // 2)
     copy = tmp_path / "branch" / "checkpoints" / path.name
-    checkpoint.copy_to(path, copy.parent, state(4))
+    checkpoint.copy_to(path, copy.parent, state(4), None)
     checkpoint.verify(copy)
     assert (holds(copy, 4), names(copy)) == (True, names(path))
     assert not checkpoint.read_state(copy).is_best

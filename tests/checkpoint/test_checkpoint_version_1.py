@@ -75,7 +75,7 @@ def test_a_copy_has_the_newest_layout_and_its_own_state(tmp_path: Path) -> None:
     saved = Tensors(weights(7), averaged(7), optimizer(7))
     path = write_version_1(tmp_path / "origin" / "step-00000007", saved, STATE)
     state = dataclasses.replace(checkpoint.read_state(path), best_val_accuracy=None)
-    checkpoint.copy_to(path, tmp_path / "branch", state)
+    checkpoint.copy_to(path, tmp_path / "branch", state, None)
     found, copy = checkpoint.load(path).tensors, checkpoint.load(tmp_path / "branch" / path.name)
     checkpoint.verify(copy.path)
     assert copy.state == state
