@@ -9,7 +9,6 @@ what is wrong with it and, for an unknown key, suggests the nearest known one.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import re
 from collections.abc import Callable, Sequence
@@ -127,10 +126,10 @@ def load_named(recipe: str, overrides: Sequence[str], unnamed: Callable[[Config]
     if config.run.name:
         return config
     try:
-        config = dataclasses.replace(config, run=dataclasses.replace(config.run, name=run_name(path)))
+        config = config.with_run(name=run_name(path))
     except ValueError as error:
         raise UserError(f"{path} names the run, but {error}; use --run.name NAME, or rename the file") from None
-    return dataclasses.replace(config, run=dataclasses.replace(config.run, name=unnamed(config)))
+    return config.with_run(name=unnamed(config))
 
 
 def _load(path: Path, overrides: Sequence[str]) -> Config:

@@ -10,7 +10,8 @@ part may depend on it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 from cifar_dist.config.augment import AugmentConfig, TransformConfig
 from cifar_dist.config.average import AverageConfig, NoAverageConfig, RunningAverageConfig
@@ -67,6 +68,10 @@ class Config(Section):
     def distinct_tta(self) -> str:
         """``eval.tta`` without views that would repeat others."""
         return distinct_views(self.eval.tta, self.augment)
+
+    def with_run(self, **settings: Any) -> Self:
+        """Return the same config with other ``settings`` of its section ``run``."""
+        return replace(self, run=replace(self.run, **settings))
 
     def trains_on(self, split: str) -> bool:
         """Whether the run learns from the images of a split, so that its accuracy there is not that of new images."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 
 from cifar_dist import recipe
@@ -39,7 +38,7 @@ class LaunchedRun:
         from cifar_dist.training.continuation import is_finished
 
         config = self._config  # with run.fresh, this job has created the folder
-        return config is not None and is_finished(replace(config, run=replace(config.run, fresh=False)))
+        return config is not None and is_finished(config.with_run(fresh=False))
 
     def words_to_continue(self) -> list[str]:
         """Return the words with which ranks that start again continue the run.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shlex
 from pathlib import Path
 
-from cifar_dist.config import Config, RunConfig
+from cifar_dist.config import RunConfig
 from cifar_dist.config.saved import read_config
 from cifar_dist.config.tree import to_toml
 from cifar_dist.errors import UserError, quoted
@@ -57,7 +56,7 @@ def rename(run: RunFolder, name: str) -> RunFolder:
 def _renamed_texts(run: RunFolder, name: str) -> dict[str, str]:
     """The files of a run that have its name, with another one."""
     configs = [path for path in (run.config, run.started_config) if path.is_file()]
-    texts = {path.name: to_toml(_renamed(read_config(path), name)) for path in configs}
+    texts = {path.name: to_toml(read_config(path).with_run(name=name)) for path in configs}
     if run.job_script.is_file():
         texts[run.job_script.name] = _renamed_job(run.job_script, name)
     return texts
@@ -76,7 +75,3 @@ def _renamed_job(job_script: Path, name: str) -> str:
     ):
         script = re.sub(before, after.replace("\\", r"\\"), script, flags=re.M)
     return script
-
-
-def _renamed(config: Config, name: str) -> Config:
-    return dataclasses.replace(config, run=dataclasses.replace(config.run, name=name))

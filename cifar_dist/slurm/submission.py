@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -137,7 +137,7 @@ class Submission:
         folder, config = self.folder, self.config
         if folder.exists():
             return folder.config.read_text(encoding="utf-8")
-        return to_toml(replace(config, run=replace(config.run, fresh=False)))
+        return to_toml(config.with_run(fresh=False))
 
     def _claim_folder(self) -> None:
         """Create the folder, so that no other command takes it for free.
@@ -157,7 +157,7 @@ class Submission:
     def _create_folder(self) -> None:
         """Make the folder that of a run, as the run itself would, and leave it unlocked."""
         folder, config = self.folder, self.config
-        unfresh = replace(config, run=replace(config.run, fresh=False))  # this command has created the folder
+        unfresh = config.with_run(fresh=False)  # this command has created the folder
         open_folder(folder, unfresh if self.is_new else config, Manifest.load(config.data.path))
         write_atomic(folder.config, to_toml(unfresh))
 

@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 
 from cifar_dist.config import Config
@@ -63,7 +62,7 @@ def run_range_tests(
     curves: list[Curve] = []
     while seeds is None or len(curves) < seeds:
         test = len(curves)
-        own = replace(config, run=replace(config.run, seed=(config.run.seed + test) % 2**31))
+        own = config.with_run(seed=(config.run.seed + test) % 2**31)
         setup = build_setup(own, engine.ranks)
         seeds = seeds or (_SEEDS if setup.parameters < _CHEAP else 1)
         with showing(test) as show:
