@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.data.archives import read_members
-from cifar_dist.data.image_files import IMAGE_SUFFIXES
+from cifar_dist.data.image_files import is_image
 from cifar_dist.data.raw import RawDataset, as_images, as_integers, labelled_split
 from cifar_dist.data.safe_pickle import read_pickle
 from cifar_dist.errors import UserError
@@ -81,7 +81,7 @@ def find_cifar(path: Path, names: Sequence[str]) -> CifarFormat | None:
         UserError: some files of a format are missing, and there are no image files.
     """
     present = set(names)
-    has_images = any(name.lower().endswith(IMAGE_SUFFIXES) for name in names)
+    has_images = any(map(is_image, names))
     for name in sorted(names):
         folder, _, base = name.rpartition("/")
         for layout in FORMATS:

@@ -8,7 +8,7 @@ from typing import Final
 from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.data.archives import ARCHIVE_SUFFIXES
 from cifar_dist.data.dataset_file import known_names
-from cifar_dist.data.image_files import IMAGE_SUFFIXES
+from cifar_dist.data.image_files import is_image
 from cifar_dist.data.unlabelled import ARRAY_SUFFIXES
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import read_json
@@ -91,11 +91,11 @@ def explain_absence(root: Path) -> UserError:
             f"{manifest} is damaged; pack the dataset again, into a new folder; if its tars were indexed, delete "
             f"{FILE_NAME} and run: cifar-dist index {quoted(root)}"
         )
-    if root.is_file() and not root.name.lower().endswith((*IMAGE_SUFFIXES, *_PACKED_FROM)):
+    names_image = is_image(root.name)
+    if root.is_file() and not (names_image or root.name.lower().endswith(_PACKED_FROM)):
         return UserError(f"{root} is a file, not a packed dataset; name a folder that contains {FILE_NAME}")
     if root.is_file() or (root.is_dir() and any(root.iterdir()) and not has_tars):
-        is_image = root.is_file() and root.name.lower().endswith(IMAGE_SUFFIXES)
-        it, source = ("its folder", root.parent) if is_image else ("it", root)
+        it, source = ("its folder", root.parent) if root.is_file() and names_image else ("it", root)
         way = f"create one from {it}: cifar-dist pack {quoted(source)} shards/NAME"
         if root.suffix.lower() == ".tar":
             way += f"; if it is a shard for webdataset, index its folder: cifar-dist index {quoted(root.parent)}"

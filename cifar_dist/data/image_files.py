@@ -29,6 +29,11 @@ def suffix_of(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
+def is_image(name: str) -> bool:
+    """Whether a file is named as an image that is read."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
 def unreadable_images(files: Iterable[str]) -> list[str]:
     """List the files that are named as images in a format that is not read."""
     return [name for name in files if suffix_of(name) in _UNREAD_SUFFIXES]

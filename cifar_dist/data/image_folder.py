@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cifar_dist.data.archives import Listing, note_guessed, read_image_files
 from cifar_dist.data.image import FORMATS, decode_rgb, decoding_problem, note_changes, resize, resized_to
-from cifar_dist.data.image_files import IMAGE_SUFFIXES, SKIP_OPTION
+from cifar_dist.data.image_files import SKIP_OPTION, is_image
 from cifar_dist.data.image_layout import find_layout
 from cifar_dist.data.memory import require_memory_for_images
 from cifar_dist.data.raw import IMAGE_FOLDER, SPLITS, RawDataset, RawSplit, labelled_split
@@ -144,7 +144,7 @@ def decode_image(
 
 def hidden_images(members: Listing) -> list[str]:
     """List the images that are not read because they are hidden."""
-    return [name for name in members.hidden if name.lower().endswith(IMAGE_SUFFIXES)]
+    return list(filter(is_image, members.hidden))
 
 
 def note_hidden(names: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cifar_dist.data.archives import refuse_archives_in
 from cifar_dist.data.class_names import in_label_order, note_merged_classes, refuse_or_note_twins
-from cifar_dist.data.image_files import IMAGE_SUFFIXES, SKIP_OPTION, describe_unreadable, suffix_of, unreadable_images
+from cifar_dist.data.image_files import SKIP_OPTION, describe_unreadable, is_image, suffix_of, unreadable_images
 from cifar_dist.data.image_tree import ImageTree, refuse_double_splits, refuse_splits_as_classes
 from cifar_dist.data.label_files import label_tables, note_label_files, refuse_labels_in_cls
 from cifar_dist.data.misplaced_images import describe_misplaced, remedy_for_misplaced
@@ -72,7 +72,7 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
         notes.append(f"skipped: {message}")
 
     files = sorted(name for name in names if not name.endswith("/"))
-    images = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES)]
+    images = list(filter(is_image, files))
     unreadable = unreadable_images(files)
     others = sorted(set(files) - set(images) - set(unreadable))
     if unreadable:

@@ -23,7 +23,7 @@ from cifar_dist.data.archives import (
 from cifar_dist.data.batches import Images
 from cifar_dist.data.dataset_folder import is_dataset, refuse_part
 from cifar_dist.data.image import note_changes, resized_to
-from cifar_dist.data.image_files import IMAGE_SUFFIXES, describe_unreadable, unreadable_images
+from cifar_dist.data.image_files import IMAGE_SUFFIXES, describe_unreadable, is_image, unreadable_images
 from cifar_dist.data.image_folder import decode_image, hidden_images, note_hidden
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.memory import require_memory_for_images
@@ -196,7 +196,7 @@ def read_images(source: Path, trained_on: Manifest, *, show: bool = True) -> Nam
     """
     members = list_members(source, show=show)
     found = sorted(members.names, key=natural_order)
-    names = [name for name in found if name.lower().endswith(IMAGE_SUFFIXES)]
+    names = list(filter(is_image, found))
     if len(names) < len(found):
         refuse_part(source)
     if unreadable := unreadable_images(found):
@@ -209,7 +209,7 @@ def read_images(source: Path, trained_on: Manifest, *, show: bool = True) -> Nam
         refuse_archives_in(source, found, lambda archive: f"cifar-dist predict RUN {archive} --out FILE.csv")
         raise UserError(f"{source} has no images ({', '.join(IMAGE_SUFFIXES)}) to predict")
     if len(names) < len(found):
-        other = next(name for name in found if not name.lower().endswith(IMAGE_SUFFIXES))
+        other = next(name for name in found if not is_image(name))
         count = len(found) - len(names)
         are, them = ("is not an image", "it") if count == 1 else ("are not images", "them")
         raise UserError(f"{source}: {count} of {len(found)} files {are} that can be read: '{other}'; move {them}")
