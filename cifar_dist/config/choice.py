@@ -25,6 +25,7 @@ from outside the package, which also derives from the root. A variant may itself
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import keyword
 from collections.abc import Iterator, Mapping
@@ -107,15 +108,15 @@ class Choice(Section):
 
 
 def validate(kind: type, settings: object, context: object) -> object:
-    """Build a dataclass from settings with pydantic, whose validator of each takes 10 ms to derive."""
+    """Build a dataclass from settings with pydantic."""
+    return _validator_of(kind).validate_python(settings, context=context)
+
+
+@functools.cache  # deriving one takes 10 ms
+def _validator_of(kind: type) -> TypeAdapter[object]:
     from pydantic import TypeAdapter
 
-    if kind not in _VALIDATORS:
-        _VALIDATORS[kind] = TypeAdapter(kind)
-    return _VALIDATORS[kind].validate_python(settings, context=context)
-
-
-_VALIDATORS: dict[type, TypeAdapter[object]] = {}
+    return TypeAdapter(kind)
 
 
 def is_root(cls: type) -> TypeGuard[type[Choice]]:

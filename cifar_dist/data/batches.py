@@ -176,15 +176,12 @@ class TrainBatches:
         """Return the number of samples in global batch ``step`` of an epoch, over all processes."""
         return min(self._batch_size, len(self.images) - step * self._batch_size)
 
-    def _order(self, epoch: int) -> Tensor:
-        return epoch_order(self._sizes, self._seed, epoch, self._block)
-
     def epoch(self, epoch: int, first_step: int = 0, copying: Copying = nullcontext) -> Iterator[list[Batch]]:
         """Yield this process's batches of one epoch from ``first_step``: a list of micro-batches per step.
 
         ``copying``: as for :meth:`Images.stream`.
         """
-        order = self._order(epoch)
+        order = epoch_order(self._sizes, self._seed, epoch, self._block)
         slices = [global_batch(order, step, self._batch_size) for step in range(first_step, self.steps_per_epoch)]
         plan = [part for batch in slices for part in micro_batches(batch, self._own, self._parts)]
         if not plan:

@@ -80,6 +80,7 @@ def evaluate(
     ranks.run_on_main(lambda: copies.append(WeightsCopy(weights.files)))
     begin = time.perf_counter()
     predictions = opened.predict(model, tta, poll=poll, show=show)
+    is_labelled = predictions.labels is not None
     summary = EvaluationSummary(
         run=run.name,
         checkpoint=weights.name,
@@ -89,12 +90,12 @@ def evaluate(
         samples=len(predictions.logits),
         classes=trained_on.classes,
         tta=tta,
-        accuracy=predictions.accuracy if predictions.labels is not None else None,
-        loss=predictions.loss if predictions.labels is not None else None,
+        accuracy=predictions.accuracy if is_labelled else None,
+        loss=predictions.loss if is_labelled else None,
         val_accuracy=weights.val_accuracy,
         seconds=round(time.perf_counter() - begin, 3),
         processes=ranks.world_size,
-        plain_accuracy=predictions.plain_accuracy if predictions.labels is not None else None,
+        plain_accuracy=predictions.plain_accuracy if is_labelled else None,
         tta_images=predictions.viewed if tta != "0" else 0,
         fingerprint=data.fingerprint,
     )

@@ -40,7 +40,7 @@ from cifar_dist.step_folder import step_name
 from cifar_dist.terminal.notice import notice
 
 FINAL = "final"
-"""Name of the weights at the end of training in evaluations."""
+"""Name of the weights at the end of training: of their folder, and in evaluations."""
 
 _NAMED_FINAL = re.compile(rf"_model_{FINAL}(-\d+)?$")
 
@@ -109,7 +109,7 @@ class RunFolder:
         self.timeline = path / "timeline.jsonl"
         self.checkpoints = path / "checkpoints"
         self.saved = path / ".checkpoints.saved"  # of checkpoint.history
-        self.final = path / "final" / "model.safetensors"
+        self.final = path / FINAL / "model.safetensors"
         self.evaluations = path / "evaluations"
         self.figures = path / "figures"
         self.report = path / "report.html"

@@ -56,9 +56,8 @@ class RunConsole:
         self._last: Record | None = None
         self._rate = math.nan
         self._evaluation: tuple[str, int, int] | None = None  # split, samples done, samples
-        self._pace_from: tuple[int, float] | None = (
-            None  # (step, time) of the first records, which include compilation and warm-up
-        )
+        # Step and time of the first records, behind which compilation and warm-up are.
+        self._pace_from: tuple[int, float] | None = None
         self._said_progress = time.monotonic()
         self._drawn = 0.0
         self._header: tuple[str, ...] = ()  # the columns of the last header
@@ -133,7 +132,7 @@ class RunConsole:
         now = time.monotonic()
         self._last = records[-1]
         self._step = self._last.step
-        if self._pace_from is None:  # compilation and warm-up are behind the first look
+        if self._pace_from is None:
             self._pace_from = (self._step, now)
         seconds = sum(record.seconds for record in records)
         self._rate = sum(record.samples for record in records) / seconds if seconds > 0 else math.nan

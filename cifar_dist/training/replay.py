@@ -151,12 +151,13 @@ def starting_points(config: Config, folder: RunFolder) -> dict[int, Path | None]
     points: dict[int, Path | None] = {} if branched else {0: None}
     for path in reversed(checkpoint.listing(folder.checkpoints)):
         step = step_of(path) or 0
+        if branched and step < branched.step:
+            continue
         try:
             checkpoint.verify(path)
         except checkpoint.CheckpointError:
             continue
-        if branched is None or step >= branched.step:
-            points[step] = path
+        points[step] = path
     return points
 
 
