@@ -37,7 +37,7 @@ class TrainState:
         epochs_evaluated: complete epochs, including their evaluation if one was due. One less than the epochs trained
             if the checkpoint was saved between an epoch's last step and its evaluation.
         val_accuracy: fraction correct at the last evaluation on the validation split; None before the first.
-        best_val_accuracy: the highest of those; None before the first.
+        best_val_accuracy: the highest of those; None before the first, and after its checkpoint was lost.
         is_best: whether this checkpoint holds the weights that reached ``best_val_accuracy``.
         loss_scaler: state of the fp16 loss scaler; empty without one.
     """

@@ -102,7 +102,18 @@ def step_seed(seed: int, step: int, part: int) -> int:
     return int(bits(seed, step, torch.tensor(part), "dropout"))
 
 
-def seed_python_and_numpy(seed: int) -> None:
-    """Seed the global generators of ``random`` and NumPy, from which nothing but a plug-in draws."""
+def prediction_seed(seed: int, batch: int) -> int:
+    """Return the seed of the global generators for one batch of an evaluation, in which a network may draw."""
+    return int(bits(seed, 0, torch.tensor(batch), "prediction"))
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the global generators: torch's, for dropout on ``device`` too, and for plug-ins Python's and NumPy's.
+
+    Not with torch.manual_seed, which takes 0.1 ms and more for absent devices. All of this takes 0.03 ms.
+    """
     random.seed(seed)
     np.random.seed(seed % 2**32)  # it takes no more
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cifar_dist.data.randomness import prediction_seed, seed_generators
 from cifar_dist.distributed.out_of_memory import describe_evaluation, explained
 from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.evaluation.views import View, Views
@@ -79,6 +80,7 @@ def predict(
     views: Views,
     *,
     batch_size: int,
+    seed: int = 0,
     below: float = 1.0,
     labels: Tensor | None = None,
     poll: Callable[[], None] = lambda: None,
@@ -92,6 +94,7 @@ def predict(
         count: number of samples.
         views: see :mod:`cifar_dist.evaluation.views`.
         batch_size: images in one forward pass.
+        seed: of the generators from which a network may draw.
         below: see ``eval.tta_below``.
         labels: int64 [count]; None if unknown.
         poll: called before each batch, equally often on every rank.
@@ -106,6 +109,7 @@ def predict(
     with explained(lambda: describe_evaluation(batch_size)), model.evaluating(), show(count) as advance:
         for number, (ids, images) in enumerate(zip(requests, stream(requests), strict=True)):
             poll()
+            seed_generators(prediction_seed(seed, number * ranks.world_size + ranks.rank), ranks.device)
             rows.append(_look(model, views, images, ids.to(images.device, non_blocking=True), below))
             done = number * batch_size * ranks.world_size
             advance(min(batch_size * ranks.world_size, count - done))

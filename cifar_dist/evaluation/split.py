@@ -55,6 +55,7 @@ class Predictor:
             count,
             views,
             batch_size=self._config.eval.batch_size,
+            seed=self._config.run.seed,
             below=self._config.eval.tta_below,
             labels=labels,
             poll=poll,

@@ -16,7 +16,7 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.mix import Mix
 from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.data.order import own_parts
-from cifar_dist.data.randomness import seed_python_and_numpy
+from cifar_dist.data.randomness import seed_generators
 from cifar_dist.data.static_mix import StaticMix
 from cifar_dist.distributed.compiled_code import keep_compiled_code
 from cifar_dist.distributed.ranks import Ranks
@@ -144,8 +144,7 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
             mixed=mix.mixes,
         )
     )
-    torch.manual_seed(config.run.seed)
-    seed_python_and_numpy(config.run.seed)
+    seed_generators(config.run.seed, ranks.device)
     module = models.build_for(config.model, shape=manifest.shape, classes=classes)
     if config.model.freeze:
         transfer.freeze_backbone(module)

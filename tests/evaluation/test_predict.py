@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +73,22 @@ class Counting(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return images[:, :, 0, 0].clone()
+
+
+class Noisy(nn.Module):
+    """Draws where it predicts, as Monte-Carlo dropout does."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.randn(len(images), 10) + np.random.randn() + random.random()
+
+
+def test_a_network_that_draws_predicts_the_same_again(all_digits: Path) -> None:
+    manifest = Manifest.load(all_digits)
+    model = engine().prepare_for_inference(Noisy())
+    split = Split(model.ranks.device, Config(eval=EvalConfig(batch_size=50)), manifest, "test", manifest)
+    first, again = (split.predict(model, "0").logits for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first[:50], first[50:100]), "each batch has draws of its own"
 
 
 def test_predictions_are_in_the_order_of_sample_ids(all_digits: Path) -> None:
