@@ -15,4 +15,4 @@
 # size of the largest file that can be fetched from this machine: a run whose checkpoint makes unfinished.tar larger is left out
 # of it, and the table says so.
 root=$(cd "$(dirname "$0")/.." && pwd) || exit
-PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "${PYTHON:-python3}" "$root/benchmarks/gpu" "$@"
+PYTHONPATH=$root:$root/benchmarks${PYTHONPATH:+:$PYTHONPATH} exec "${PYTHON:-python3}" "$root/benchmarks/gpu" "$@"

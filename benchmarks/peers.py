@@ -144,7 +144,9 @@ def compare_trainings(
                 if name == recipe:
                     one = train_ours(words, seed, data, folder, way)
                 else:
-                    one = Training(**workers[name].ask(seed)[0])
+                    (answer,) = workers[name].ask(seed)
+                    assert isinstance(answer, dict), "the facts of a training"
+                    one = Training(**answer)
                 found[name].append(one)
                 print(f"{name}, seed {seed}: {one}", flush=True)
     seconds = {name: [one.seconds for one in them] for name, them in found.items()}

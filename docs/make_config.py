@@ -97,7 +97,7 @@ def _default(field: dataclasses.Field[object]) -> object:
         return field.default
     value = field.default_factory()
     items = value if isinstance(value, tuple) else ()
-    return [{"name": item.name} for item in items if isinstance(item, Choice)] or value
+    return [{item.picked_by: getattr(item, item.picked_by)} for item in items if isinstance(item, Choice)] or value
 
 
 def _names(root: type[Choice]) -> str:

@@ -67,7 +67,7 @@ def read(folder: Path = RESULTS) -> list[Measured]:
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         comparisons = [Comparison(**one) for one in content["comparisons"]]
-        found.append(Measured(*(content[key] for key in ("command", "date", "commit", "machine", "note")), comparisons))
+        found.append(Measured(**{**content, "comparisons": comparisons}))
     return found
 
 

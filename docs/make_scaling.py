@@ -27,8 +27,10 @@ LATENCY_SECONDS = {8: 20e-6, 64: 60e-6, 512: 120e-6}  # of an all-reduce of a fe
 
 def tables() -> dict[str, str]:
     """Return each table by its name."""
-    head = ("recipe", "parameters", "GPUs", "images per GPU", "gradients sent", "all-reduce", "compute", "launches")
-    head = (*head, "step", "images/s", "of ideal")
+    head = (
+        *("recipe", "parameters", "GPUs", "images per GPU", "gradients sent", "all-reduce", "compute", "launches"),
+        *("step", "images/s", "of ideal"),
+    )
     rows = [row for name in RECIPES for row in _steps(name)]
     jobs = [
         (
@@ -92,11 +94,11 @@ def up_to_date(document: str) -> str:
     """
     for name, table in tables().items():
         pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.S)
-        if not pattern.search(document):
+        if not (old := pattern.search(document)):
             raise ValueError(
                 f"{DOCUMENT.name} has no table {name}; put <!-- table: {name} --> and <!-- end --> into it"
             )
-        document = pattern.sub(lambda match, table=table: f"{match[1]}{table}{match[2]}", document)
+        document = f"{document[: old.end(1)]}{table}{document[old.start(2) :]}"
     return document
 
 

@@ -26,8 +26,10 @@ DOCUMENT = Path(__file__).with_name("sources.md")
 SOURCES = Path(__file__).with_name("sources.toml")
 BEGIN = "<!-- written by docs/make_sources.py: everything from here to the end of the file -->\n"
 
-COMPARED = ("data.hold_out", "augment.", "model.", "optim.", "schedule.", "average.", "eval.tta")
-COMPARED += ("train.epochs", "train.batch_size", "train.label_smoothing")
+COMPARED = (
+    *("data.hold_out", "augment.", "model.", "optim.", "schedule.", "average.", "eval.tta"),
+    *("train.epochs", "train.batch_size", "train.label_smoothing"),
+)
 """Settings that a source may decide; compared where it gives them, and otherwise stated as chosen here."""
 OURS = ("model.name", "model.conv", "optim.decay_norms", "augment.transforms", "average.start", "average.recalibrate")
 """Settings among them that are how this system works; a source's silence about them says nothing."""

@@ -13,10 +13,10 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import ROOT, Bench, UnusableError, find_machine
-from items import ITEMS, PARTS, Item
-from record import Record, count, create
-from schedule import run_items
+from gpu.bench import ROOT, Bench, UnusableError, find_machine
+from gpu.items import ITEMS, PARTS, Item
+from gpu.record import Record, count, create
+from gpu.schedule import run_items
 
 USAGE = "usage: benchmarks/gpu.sh CIFAR10 OUT [BUDGET_S] [PART or ITEM ...] [--rehearse]"
 _BUDGET = 540.0

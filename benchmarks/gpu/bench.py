@@ -14,9 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import processes
-
 from cifar_dist.formatting import percent
+from gpu import processes
 
 ROOT = Path(__file__).parents[2]
 STOPPED = 75  # exit code of a run that saved and asks to be run again

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bench import ROOT, STOPPED, Bench, FailedError, Machine, SkippedError, final_accuracy, launched
-from signal_to_rank import SOME_STEPS, SignalToRank, records
+from gpu.bench import ROOT, STOPPED, Bench, FailedError, Machine, SkippedError, final_accuracy, launched
+from gpu.signal_to_rank import SOME_STEPS, SignalToRank, records
 
 _SHARED = {"NCCL_MULTI_RANK_GPU_ENABLE": "1"}
 _FEW = ("--train.max_steps", "20", "--train.threads", "1")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench import Bench
-from correctness import (
+from gpu.bench import Bench
+from gpu.correctness import (
     ddp,
     ddp_with,
     demo,
@@ -19,7 +19,7 @@ from correctness import (
     same_seed,
     sharded,
 )
-from measurements import SPEEDRUNS, peer, speedrun, steps, train
+from gpu.measurements import SPEEDRUNS, peer, speedrun, steps, train
 
 PARTS = ("correctness", "speed", "recipes")
 _ROUNDED = ("--train.compress_gradients", "fp16", "--train.sync_batchnorm", "true")

@@ -8,10 +8,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import processes
-from bench import Bench, FailedError, SkippedError, UnfinishedError, final_accuracy
-
 from cifar_dist.formatting import percent
+from gpu import processes
+from gpu.bench import Bench, FailedError, SkippedError, UnfinishedError, final_accuracy
 
 SPEEDRUNS = {"speedrun": "no", "speedrun.graphs": "reduce-overhead"}
 """Items that time speedrun-94, with its ``train.compile``."""

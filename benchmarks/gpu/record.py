@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from bench import ROOT, UnusableError
+from gpu.bench import ROOT, UnusableError
 
 Result = Literal["passed", "failed", "skipped", "unfinished"]
 FINISHED = "runs.tar.gz"

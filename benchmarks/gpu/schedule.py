@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from bench import Bench, FailedError, SkippedError, UnfinishedError
-from items import Item
-from record import Record, Result, Row
+from gpu.bench import Bench, FailedError, SkippedError, UnfinishedError
+from gpu.items import Item
+from gpu.record import Record, Result, Row
 
 _PATIENCE = 3  # an item that takes so many times its estimate has failed
 _LEAST = 90.0  # seconds before that: the first process on a machine reads libraries from a cold disk, and compiles

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import FailedError
+from gpu.bench import FailedError
 
 SOME_STEPS = 6
 """Records of ``metrics.jsonl`` after which a run has certainly begun."""

@@ -68,7 +68,8 @@ class Workers:
     """
 
     def __init__(self, words: Sequence[str], processes: int = 1) -> None:
-        command = [sys.executable, str(Path(__file__).with_name(words[0])), *words[1:]]
+        self._script = words[0]
+        command = [sys.executable, str(Path(__file__).with_name(self._script)), *words[1:]]
         search = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
         port = _free_port()
         self._running = [
@@ -112,8 +113,7 @@ class Workers:
         for process in self._running:
             assert process.stdout is not None
             if not (line := process.stdout.readline()):
-                script = Path(str(process.args[1])).name
-                sys.exit(f"{script} ended with exit code {process.wait()} before it answered")
+                sys.exit(f"{self._script} ended with exit code {process.wait()} before it answered")
             answers.append(json.loads(line))
         return answers
 

@@ -55,6 +55,17 @@ class Moment:
         return 1e3 * (end._at - self._at)
 
 
+class Script(ModuleType):
+    """What is read and replaced in a script of either author."""
+
+    CifarLoader: type
+    CifarNet: Callable[[], nn.Module]
+    CIFAR_MEAN: Tensor
+    CIFAR_STD: Tensor
+    main: Callable[[int, nn.Module], object]
+    print_training_details: Callable[[dict[str, float], bool], None]
+
+
 def leave_uncompiled(function: Callable[..., object] | None = None, **options: object) -> object:
     """A decorator like ``torch.compile`` that compiles nothing."""
     return leave_uncompiled if function is None else function
@@ -65,7 +76,7 @@ def compile_for_a_cpu(function: Callable[..., object] | None = None, **options: 
     return compile_for_a_cpu if function is None else torch.compile(function)
 
 
-def load(path: Path, lower: torch.dtype, *, compiled: bool) -> ModuleType:
+def load(path: Path, lower: torch.dtype, *, compiled: bool) -> Script:
     """Execute a script up to its main part, with ``lower`` in place of float16.
 
     Raises:
@@ -76,7 +87,7 @@ def load(path: Path, lower: torch.dtype, *, compiled: bool) -> ModuleType:
         source = re.sub(pattern, text, source)
     if left := re.search(r".*cuda.*", source):
         sys.exit(f"{path}: no replacement on a CPU for: {left[0].strip()}")
-    script = ModuleType(path.stem)
+    script = Script(path.stem)
     compiler = compile_for_a_cpu if compiled else leave_uncompiled
     vars(script).update(lower=lower, Moment=Moment, compiled=compiler)
     sys.argv = [str(path)]  # the script reads its own text
@@ -84,7 +95,7 @@ def load(path: Path, lower: torch.dtype, *, compiled: bool) -> ModuleType:
     return script
 
 
-def read_from(script: ModuleType, data: str, requests: Requests | None) -> None:
+def read_from(script: Script, data: str, requests: Requests | None) -> None:
     """Let the script's loader read ``data``; with ``requests``, each batch of training waits for one."""
 
     class Loader(script.CifarLoader):  # type: ignore[misc, name-defined]
@@ -105,7 +116,7 @@ def read_from(script: ModuleType, data: str, requests: Requests | None) -> None:
     script.CifarLoader = Loader
 
 
-def build_network(script: ModuleType, *, compiled: bool) -> nn.Module:
+def build_network(script: Script, *, compiled: bool) -> nn.Module:
     """Build the script's network as its main part does."""
     network: nn.Module = script.CifarNet().to(memory_format=torch.channels_last)
     if compiled:
@@ -113,7 +124,7 @@ def build_network(script: ModuleType, *, compiled: bool) -> nn.Module:
     return network
 
 
-def train(script: ModuleType, network: nn.Module, data: Path, seed: int, lower: torch.dtype) -> dict[str, float]:
+def train(script: Script, network: nn.Module, data: Path, seed: int, lower: torch.dtype) -> dict[str, float]:
     """Train once; return the script's ``seconds`` and ``own_accuracy``, and the ``accuracy`` of our evaluation."""
     said: dict[str, float] = {}
 
@@ -128,7 +139,7 @@ def train(script: ModuleType, network: nn.Module, data: Path, seed: int, lower: 
     return {"seconds": said["time_seconds"], "own_accuracy": said["tta_val_acc"], "accuracy": accuracy}
 
 
-def evaluate(script: ModuleType, network: nn.Module, data: Path, lower: torch.dtype) -> float:
+def evaluate(script: Script, network: nn.Module, data: Path, lower: torch.dtype) -> float:
     """Accuracy on the test images with the trainer's ``translate`` views, a fraction."""
     from cifar_dist.config import AugmentConfig
     from cifar_dist.data.normalize import Normalize
@@ -149,7 +160,8 @@ def evaluate(script: ModuleType, network: nn.Module, data: Path, lower: torch.dt
             self.network = network
 
         def forward(self, images: Tensor) -> Tensor:
-            return self.network(images.to(lower))
+            logits: Tensor = self.network(images.to(lower))
+            return logits
 
     model = InferenceModel(Lowered(), Ranks(0, 1, device, first_of_node=True), Precision("no"))
     images = test["images"]

@@ -85,7 +85,7 @@ def describe(config: Section, key: str) -> str:
 def _blocks(section: Section, path: str) -> Iterator[tuple[str, str]]:
     """Yield (dotted key, text) of each setting of a section: a line that can be typed, and its description."""
     documents = documented_fields(type(section))
-    for field in dataclasses.fields(section):  # type: ignore[arg-type]  # every section is a dataclass
+    for field in dataclasses.fields(section):
         value, key = getattr(section, field.name), f"{path}.{key_of(field.name)}"
         if field.name == section.named_items:
             value = [dataclasses.asdict(item) for item in value]

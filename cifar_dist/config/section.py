@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, ValidationError
@@ -104,6 +104,9 @@ class Section:
 
     named_items: ClassVar[str] = ""
 
+    if TYPE_CHECKING:  # each section is a dataclass
+        __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
     __pydantic_config__: ClassVar = {
         "extra": "forbid",
         "coerce_numbers_to_str": True,
@@ -122,7 +125,7 @@ class Section:
         """Read the settings, but neither true as the number 1 nor integers that are too large."""
         from pydantic import ValidationError
 
-        defaults = {key_of(field.name): field.default for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        defaults = {key_of(field.name): field.default for field in dataclasses.fields(cls)}
         for key, value in settings.items() if isinstance(settings, Mapping) else ():
             takes_numbers = type(defaults.get(key)) in (int, float, tuple)
             if takes_numbers and any(isinstance(item, bool) for item in _items(value)):

@@ -14,7 +14,8 @@ from support.running import PATIENCE, ROOT, environment, wait_until
 
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
 RUN_ITEM = """
-import os, sys, threading, pathlib, processes
+import os, sys, threading, pathlib
+from gpu import processes
 words = [sys.executable, "-Sc", "import time; time.sleep(1000)", "item"]
 out = pathlib.Path(sys.argv[1])
 processes.run(words, cwd=out, env=os.environ, log=out / "log", seconds=900, halt=threading.Event())
@@ -41,7 +42,7 @@ def test_no_process_of_a_benchmark_outlives_it(
     tmp_path: Path, words: tuple[str, ...], child: str, count: int, how: signal.Signals
 ) -> None:
     """The processes are stopped before it ends, so that none ends because its work or its input does."""
-    path = os.pathsep.join([f"{ROOT}/benchmarks", f"{ROOT}/benchmarks/gpu", environment()["PYTHONPATH"]])
+    path = os.pathsep.join([f"{ROOT}/benchmarks", environment()["PYTHONPATH"]])
     command = [sys.executable, *words, str(tmp_path)] if words[0] == "-c" else [sys.executable, *words]
     env = environment({"PYTHONPATH": path})
     with subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True) as benchmark:

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bench import Bench, FailedError, Machine, SkippedError, UnfinishedError, UnusableError
-from items import ITEMS, Item
-from record import Record
-from schedule import run_items
+from gpu.bench import Bench, FailedError, Machine, SkippedError, UnfinishedError, UnusableError
+from gpu.items import ITEMS, Item
+from gpu.record import Record
+from gpu.schedule import run_items
 from support.running import PATIENCE, ROOT, environment, wait_until
 
 MACHINE = Machine("CPU", 0, (), "2", "3")
@@ -132,8 +132,8 @@ def test_what_does_not_fit_the_budget_is_skipped_and_runs_later(tmp_path: Path) 
 
 
 def test_an_item_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("schedule._PATIENCE", 0.05)
-    monkeypatch.setattr("schedule._LEAST", 0.0)
+    monkeypatch.setattr("gpu.schedule._PATIENCE", 0.05)
+    monkeypatch.setattr("gpu.schedule._LEAST", 0.0)
 
     def hangs(job: Bench) -> str:
         return job.python("-Sc", "import time; time.sleep(1000)").last_line
@@ -193,7 +193,7 @@ def test_a_run_that_makes_the_archive_too_large_is_left_out_and_the_table_says_s
 
 def test_results_of_other_code_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rehearsed(tmp_path, lambda job: "done")
-    monkeypatch.setattr("record._fingerprint", lambda: "other")
+    monkeypatch.setattr("gpu.record._fingerprint", lambda: "other")
     with pytest.raises(UnusableError, match="holds results of other code; use another folder"):
         rehearsed(tmp_path, lambda job: "done")
 
@@ -227,10 +227,10 @@ def test_an_interrupt_ends_the_items_that_run_and_starts_no_other(tmp_path: Path
     script.write_text(
         "import signal, sys, time\n"
         "from pathlib import Path\n"
-        "from bench import Bench, Machine\n"
-        "from items import Item\n"
-        "from record import Record\n"
-        "from schedule import run_items\n"
+        "from gpu.bench import Bench, Machine\n"
+        "from gpu.items import Item\n"
+        "from gpu.record import Record\n"
+        "from gpu.schedule import run_items\n"
         "def hangs(job):\n"
         "    return job.python('-Sc', 'import time; print(1, flush=True); time.sleep(1000)').last_line\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a job in the background ignores
@@ -238,7 +238,7 @@ def test_an_interrupt_ends_the_items_that_run_and_starts_no_other(tmp_path: Path
         "job = Bench(Machine('CPU', 0, (), '2', '3'), '', Path(sys.argv[1]), time.monotonic() + 900, rehearse=False)\n"
         "run_items([Item(n, 'correctness', 5, hangs) for n in 'abc'], job, Record(job.work, job.runs, 'it', job.env))\n"
     )
-    path = os.pathsep.join(str(ROOT / folder) for folder in ("", "benchmarks/gpu"))
+    path = os.pathsep.join(str(ROOT / folder) for folder in ("", "benchmarks"))
     command = ["python", str(script), str(tmp_path)]
     with subprocess.Popen(command, env=environment({"PYTHONPATH": path}), stderr=subprocess.PIPE, text=True) as call:
         wait_until(lambda: sum(log.read_text().count("\n") == 2 for log in tmp_path.glob("?.log")) == 2, [call])

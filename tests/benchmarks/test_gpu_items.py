@@ -8,15 +8,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import bench
-import processes
 import pytest
-from bench import STOPPED, Bench, FailedError, Machine, SkippedError
-from items import ITEMS
-from measurements import time_peer
-from record import Record
-from schedule import run_items
-from signal_to_rank import SignalToRank
+from gpu import bench, processes
+from gpu.bench import STOPPED, Bench, FailedError, Machine, SkippedError
+from gpu.items import ITEMS
+from gpu.measurements import time_peer
+from gpu.record import Record
+from gpu.schedule import run_items
+from gpu.signal_to_rank import SignalToRank
 from support.running import PATIENCE
 
 MACHINE = Machine("CPU", 0, (), "2", "3")
@@ -74,7 +73,7 @@ def test_a_rank_receives_a_signal_once_its_run_trains_and_the_job_must_end_withi
     train("lambda *_: sys.exit(75)")
     with pytest.raises(FailedError, match=r"^exit code 3: "):
         train("lambda *_: sys.exit(3)")
-    monkeypatch.setattr("signal_to_rank._LAST_SECONDS", 0.0)
+    monkeypatch.setattr("gpu.signal_to_rank._LAST_SECONDS", 0.0)
     with pytest.raises(FailedError, match=r"^it still ran 0 s after SIGTERM to rank 1$"):
         train("signal.SIG_IGN")
 

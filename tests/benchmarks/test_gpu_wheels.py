@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import wheels
+from gpu import wheels
 from support.running import PATIENCE, ROOT, environment
 
 

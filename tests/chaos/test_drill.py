@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from drill import run_drill, trials
+from chaos.drill import run_drill, trials
 
 
 def test_killed_and_damaged_runs_are_the_same_refused_or_reported(digits: Path, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-import soak
 from support.running import PATIENCE, ROOT, environment, wait_until
+
+from launch import soak
 
 
 @pytest.fixture

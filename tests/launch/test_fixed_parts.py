@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-import soak
 from support import parts_on_ranks
 from support.running import TRAIN, spawn, without_times
+
+from launch import soak
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import soak
 from support.running import PATIENCE, TRAIN, finish, free_port, listens, spawn, start, wait_until
 from torch.distributed import TCPStore
 
 from cifar_dist.errors import JoinTimeoutError
 from cifar_dist.launch import joining
 from cifar_dist.launch.joining import join_ranks
+from launch import soak
 
 
 @pytest.mark.parametrize(

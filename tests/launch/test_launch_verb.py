@@ -11,13 +11,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-import soak
 from support.running import PATIENCE, ROOT, environment, finish, spawn, start, wait_until
 
 from cifar_dist.errors import UserError
 from cifar_dist.launch.configs import config_names, find_config
 from cifar_dist.verbs.launch import split_options
 from cifar_dist.verbs.registry import VERBS
+from launch import soak
 
 
 def launch(*words: str | Path, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import soak
 import torch
 from support.running import PATIENCE, ROOT, environment
+
+from launch import soak
 
 CONFIGS = sorted((ROOT / "launch").glob("*.yaml"))
 

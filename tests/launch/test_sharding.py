@@ -7,7 +7,6 @@ import signal
 from pathlib import Path
 
 import pytest
-import soak
 import torch
 from safetensors.torch import load_file
 from support import padding_on_ranks, resume_on_ranks
@@ -16,6 +15,7 @@ from support.small_checkpoint import names
 
 from cifar_dist import checkpoint, cli
 from cifar_dist.tracking import timeline
+from launch import soak
 
 STEPS = 26
 

@@ -40,7 +40,7 @@ def beta(uniform: Tensor, alpha: float) -> Tensor:
 @torch.library.custom_op("cifar_dist::beta_quantile", mutates_args=())  # else a trace would keep the numbers it saw
 def _beta_quantile(u: Tensor, alpha: float) -> Tensor:
     """Map float64 [n] in (0, 1), on any device, to float32 [n] there."""
-    from scipy.special import betaincinv  # type: ignore[import-untyped]  # slow to import
+    from scipy.special import betaincinv  # slow to import
 
     return torch.from_numpy(betaincinv(alpha, alpha, u.cpu().numpy())).to(u.device, torch.float32)
 
