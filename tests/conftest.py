@@ -6,6 +6,7 @@ import functools
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
@@ -14,6 +15,9 @@ from support.clock import Clock
 from support.running import ROOT
 
 from cifar_dist.cpu.openmp import shorten_openmp_spin
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 # A machine may be slow; that is not a failure.
 hypothesis.settings.register_profile("tests", deadline=None)
@@ -72,19 +76,18 @@ def all_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def digits(all_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fifth of the embedded digits, packed: 251 train, 35 val, 71 test. All of them would take half of a run."""
-    import numpy as np
+    from support.dataset_builders import write_npz
 
     from cifar_dist.data.manifest import Manifest
     from cifar_dist.data.pack import pack
     from cifar_dist.data.read import ShardReader
 
     folder, manifest = tmp_path_factory.mktemp("shards"), Manifest.load(all_digits)
-    arrays = {}
+    arrays: dict[str, ArrayLike] = {}
     for split in manifest.splits:
         images, labels = ShardReader(manifest, split).all().numpy(), manifest.labels(split)
         arrays[f"x_{split}"], arrays[f"y_{split}"] = (array[: len(labels) // 5] for array in (images, labels))
-    np.savez(folder / "digits.npz", **arrays)
-    pack(folder / "digits.npz", folder / "digits", samples_per_shard=40, show=False)
+    pack(write_npz(folder / "digits.npz", arrays), folder / "digits", samples_per_shard=40, show=False)
     return folder / "digits"
 
 

@@ -14,6 +14,7 @@ from support import engine_on_ranks
 from support.engine_on_ranks import (
     BATCHES,
     CASES,
+    Found,
     agreement,
     former,
     network,
@@ -36,8 +37,6 @@ from cifar_dist.distributed.asked_engine import AskedEngine
 from cifar_dist.distributed.data_parallel import DataParallel
 from cifar_dist.distributed.start import check_engine
 from cifar_dist.errors import UserError
-
-Found = dict[str, object]
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +143,9 @@ def test_two_ranks_agree(ranks: list[Found]) -> None:
     assert [found["engine"] for found in ranks] == [("ddp", "DDP")] * 2
     assert [found["place"] for found in ranks] == [(0, 2, True), (1, 2, False)]
     for found in ranks:
-        assert found["gather unequal"].tolist() == [[0, 0], [10, 10], [11, 11], [12, 12]]
-        assert found["gather none of one"].tolist() == [[7.0] * 3] * 2
-        assert found["gather none at all"].shape == (0, 3)
+        assert found["gather_unequal"].tolist() == [[0, 0], [10, 10], [11, 11], [12, 12]]
+        assert found["gather_none_of_one"].tolist() == [[7.0] * 3] * 2
+        assert found["gather_none_at_all"].shape == (0, 3)
         assert found["objects"] == [{"rank": 0}, {"rank": 1}]
         assert found["sum"] == [2.0, 1.0]
         assert found["exchange"] == [0.0, 1.0, 1.0]
@@ -155,11 +154,11 @@ def test_two_ranks_agree(ranks: list[Found]) -> None:
 
 def test_a_failure_on_one_rank_fails_all_and_none_waits(ranks: list[Found]) -> None:
     for found in ranks:
-        assert found["decide fails"] == "UserError: no such thing, says 0"
-        assert found["decide broken"] == "TrainingFailedError: broken, says 0"
-        assert found["decide no file"] == "StorageError: /nowhere/it: No such file or directory"
-        assert found["together fails"] == "UserError: the disk of rank 1"
-        assert found["after failures"] == [0, 1]
+        assert found["decide_fails"] == "UserError: no such thing, says 0"
+        assert found["decide_broken"] == "TrainingFailedError: broken, says 0"
+        assert found["decide_no_file"] == "StorageError: /nowhere/it: No such file or directory"
+        assert found["together_fails"] == "UserError: the disk of rank 1"
+        assert found["after_failures"] == [0, 1]
     assert [found["together"] for found in ranks] == ["own of 0", "own of 1"]
 
 
@@ -167,11 +166,11 @@ def test_one_process_agrees_with_itself_by_the_same_rules() -> None:
     found = agreement(start().ranks)
     assert (start().kind, start().description) == ("single", "one process")
     assert found["place"] == (0, 1, True)
-    assert found["gather unequal"].tolist() == [[0, 0]]
+    assert found["gather_unequal"].tolist() == [[0, 0]]
     assert found["objects"] == [{"rank": 0}]
     assert found["exchange"] == [0.0, 0.0, 1.0]
-    assert found["decide fails"] == "UserError: no such thing, says 0"
-    assert found["decide no file"] == "StorageError: /nowhere/it: No such file or directory"
+    assert found["decide_fails"] == "UserError: no such thing, says 0"
+    assert found["decide_no_file"] == "StorageError: /nowhere/it: No such file or directory"
 
 
 def test_ranks_that_do_not_synchronise_are_detected(ranks: list[Found]) -> None:
@@ -181,7 +180,7 @@ def test_ranks_that_do_not_synchronise_are_detected(ranks: list[Found]) -> None:
 
 def test_a_buffer_that_no_checkpoint_has_is_each_process_s_own(ranks: list[Found]) -> None:
     """It may have another shape on each, as of a cache."""
-    assert [found["own buffers"] for found in ranks] == [([4, 6], 1.0), ([5, 6], 1.0)]
+    assert [found["own_buffers"] for found in ranks] == [([4, 6], 1.0), ([5, 6], 1.0)]
 
 
 def test_ddp_names_the_parameters_without_a_gradient(ranks: list[Found]) -> None:
@@ -299,7 +298,7 @@ def test_one_process_that_a_launcher_started_sends_no_gradients(tmp_path: Path) 
     (done,) = spawn([engine_on_ranks.__file__, str(tmp_path / "rank"), "alone"])
     assert done.returncode == 0, done.stderr
     found = pickle.loads((tmp_path / "rank-0.pickle").read_bytes())
-    assert found == {"type": DistributedType.MULTI_CPU, "is bare": True, "sends": False}
+    assert found == {"type": DistributedType.MULTI_CPU, "is_bare": True, "sends": False}
 
 
 class Offloading(DataParallel):

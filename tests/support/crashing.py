@@ -15,6 +15,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
 
 # The C functions that change what is on the disk: between two of them a death makes no difference.
 _WRITING = {
@@ -70,9 +74,9 @@ def arm(moment: int, folder: Path, *, power_loss: bool = False, counted: Path | 
     numbers = itertools.count(1)  # threads count in turn
     shown = _counter(counted) if counted else None
 
-    def noted_fsync(file: int) -> None:
-        fsync(file)
-        flushed.add(os.fstat(file).st_ino)
+    def noted_fsync(fd: FileDescriptorLike) -> None:
+        fsync(fd)
+        flushed.add(os.fstat(fd if isinstance(fd, int) else fd.fileno()).st_ino)
 
     def count(frame: FrameType, event: str, function: Callable[..., object]) -> None:
         if event != "c_call" or function.__name__ not in _WRITING or frame.f_code.co_name == "noted_fsync":

@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 CLASSES_10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -132,7 +132,8 @@ _SPLITS_100 = ("train", "test")
 
 
 def _labels(samples: int, classes: int, seed: int) -> list[int]:
-    return np.random.default_rng(1000 + seed).integers(0, classes, samples).tolist()
+    labels: list[int] = np.random.default_rng(1000 + seed).integers(0, classes, samples).tolist()
+    return labels
 
 
 def _joined(
@@ -186,8 +187,13 @@ def labelled_npz(path: Path, samples: int, classes: int = 3, side: int = 6, test
     """Write a labelled npz of random images."""
     images = random_images(samples + test, seed=samples, side=side)
     labels = np.arange(samples + test) * 7 % classes
-    arrays = {"x_train": images[:samples], "y_train": labels[:samples]}
+    arrays: dict[str, ArrayLike] = {"x_train": images[:samples], "y_train": labels[:samples]}
     if test:
         arrays |= {"x_test": images[samples:], "y_test": labels[samples:]}
-    np.savez(path, **arrays)
+    return write_npz(path, arrays)
+
+
+def write_npz(path: Path, arrays: Mapping[str, ArrayLike]) -> Path:
+    """Write an npz of arrays with any names."""
+    np.savez(path, allow_pickle=True, **arrays)  # the type checker takes the keyword for one of the arrays otherwise
     return path

@@ -11,6 +11,7 @@ import pickle
 import sys
 import weakref
 from collections.abc import Callable
+from typing import Literal, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -29,10 +30,57 @@ BATCHES = [16, 13, 1]
 """Samples of each step: what divides by two processes and two accumulation steps, and what does not."""
 
 
+class Agreed(TypedDict):
+    """What one rank receives from the others; in words what each failure said."""
+
+    place: tuple[int, int, bool]
+    gather_unequal: Tensor
+    gather_none_of_one: Tensor
+    gather_none_at_all: Tensor
+    objects: list[dict[str, int]]
+    sum: list[float]
+    exchange: list[float]
+    decide: str
+    decide_fails: str
+    decide_broken: str
+    decide_no_file: str
+    together: str
+    together_fails: str
+    after_failures: list[int]
+
+
+class Found(Agreed):
+    """What one rank found, by the function below that returns it."""
+
+    engine: tuple[str, str]
+    differing: str
+    lacking: list[str]
+    drifted: tuple[float, bool, bool]
+    own_buffers: tuple[list[int], float]
+    drawn: list[Tensor]
+    former: tuple[bool, list[str]]
+    normalised: list[dict[str, Tensor]]
+    gradients: dict[str, dict[str, Tensor]]
+    trained: list[dict[str, Tensor]]
+
+
+class Alone(TypedDict):
+    """How one process trains that a launcher started on a CPU."""
+
+    type: object
+    is_bare: bool
+    sends: bool
+
+
 def network() -> nn.Module:
     """Build a network without batch statistics, whose gradient of a batch is the mean over its samples."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
 
 
 def samples() -> tuple[Tensor, Tensor]:
@@ -97,20 +145,19 @@ def normalised(synchronised: bool) -> dict[str, Tensor]:
         logits = model(images.repeat_interleave(2, 1).view(16, 2, 6)[ids])
         model.backward(F.cross_entropy(logits, labels[ids], reduction="sum") / 8)
     own = {f"own/{name}": buffer.clone() for name, buffer in module.named_buffers()}
-    return {**{f"gradient/{n}": p.grad.clone() for n, p in module.named_parameters()}, **own, **model.state()}
+    return {**{f"gradient/{n}": gradient(p).clone() for n, p in module.named_parameters()}, **own, **model.state()}
 
 
-def gradients(compressed: str) -> dict[str, Tensor]:
+def gradients(compressed: Literal["no", "fp16", "bf16"]) -> dict[str, Tensor]:
     """Return the gradients of a batch as the ranks receive them."""
     config = Config(train=TrainConfig(compress_gradients=compressed))
     module = network()
     model = engine(config).prepare(module, optimizer("sgd", module))
     train(model, 1, [16])
-    return {name: parameter.grad.clone() for name, parameter in module.named_parameters()}
+    return {name: gradient(parameter).clone() for name, parameter in module.named_parameters()}
 
 
-def agreement(ranks: Ranks) -> dict[str, object]:
-    """Return what one rank receives from the others."""
+def agreement(ranks: Ranks) -> Agreed:
     rank = ranks.rank
 
     def told(work: Callable[[], object]) -> str:
@@ -129,19 +176,19 @@ def agreement(ranks: Ranks) -> dict[str, object]:
 
     return {
         "place": (rank, ranks.world_size, ranks.is_main),
-        "gather unequal": ranks.gather(torch.arange(rank * 10, rank * 10 + 1 + 2 * rank)[:, None].repeat(1, 2)),
-        "gather none of one": ranks.gather(torch.full((rank * 2, 3), 7.0)),
-        "gather none at all": ranks.gather(torch.empty(0, 3)),
+        "gather_unequal": ranks.gather(torch.arange(rank * 10, rank * 10 + 1 + 2 * rank)[:, None].repeat(1, 2)),
+        "gather_none_of_one": ranks.gather(torch.full((rank * 2, 3), 7.0)),
+        "gather_none_at_all": ranks.gather(torch.empty(0, 3)),
         "objects": ranks.gather_objects({"rank": rank}),
         "sum": ranks.sum(torch.tensor([1.0, rank])).tolist(),
         "exchange": ranks.start_maximum(torch.tensor([0.0, rank, 1 - rank])).wait().tolist(),
         "decide": ranks.run_on_main(lambda: f"chosen by {rank}"),
-        "decide fails": told(lambda: ranks.run_on_main(lambda: fail(UserError(f"no such thing, says {rank}")))),
-        "decide broken": told(lambda: ranks.run_on_main(lambda: fail(TrainingFailedError(f"broken, says {rank}")))),
-        "decide no file": told(lambda: ranks.run_on_main(lambda: open("/nowhere/it"))),
+        "decide_fails": told(lambda: ranks.run_on_main(lambda: fail(UserError(f"no such thing, says {rank}")))),
+        "decide_broken": told(lambda: ranks.run_on_main(lambda: fail(TrainingFailedError(f"broken, says {rank}")))),
+        "decide_no_file": told(lambda: ranks.run_on_main(lambda: open("/nowhere/it"))),
         "together": ranks.run_on_all(lambda: f"own of {rank}"),
-        "together fails": told(lambda: ranks.run_on_all(fail_on_rank_1)),
-        "after failures": ranks.gather_objects(rank),
+        "together_fails": told(lambda: ranks.run_on_all(fail_on_rank_1)),
+        "after_failures": ranks.gather_objects(rank),
     }
 
 
@@ -149,9 +196,9 @@ def differing() -> str:
     """Return the error that is raised when the ranks' gradients differ."""
     model = prepared("sgd")
     train(model, 1, [16])
-    buckets = {parameter.grad.untyped_storage().data_ptr() for parameter in model.module.parameters()}
+    buckets = {gradient(parameter).untyped_storage().data_ptr() for parameter in model.module.parameters()}
     assert len(buckets) == 1, "what is sent is the gradients themselves, not a copy of them"
-    next(model.module.parameters()).grad[0, 0] += 0.001 * model.ranks.rank
+    gradient(next(model.module.parameters()))[0, 0] += 0.001 * model.ranks.rank
     try:
         model.assert_synchronised()
     except TrainingFailedError as error:
@@ -175,6 +222,9 @@ class Unused(nn.Module):
 class Remembering(nn.Linear):
     """Keeps the last batch in a buffer that begins as None."""
 
+    bank: Tensor | None
+    count: Tensor
+
     def __init__(self, persistent: bool) -> None:
         super().__init__(6, 3)
         self.register_buffer("bank", None, persistent=persistent)
@@ -193,6 +243,7 @@ def own_buffers() -> tuple[list[int], float]:
     for _ in range(1 + place.ranks.rank):
         module(torch.zeros(4 + place.ranks.rank, 6))
     with model.evaluating():
+        assert module.bank is not None
         return list(module.bank.shape), float(module.count)
 
 
@@ -212,6 +263,7 @@ def drifted_buffers() -> tuple[float, bool, bool]:
     """Return a batch statistic during evaluation, and whether evaluation mode was on then and training mode after."""
     place = engine()
     module = nn.BatchNorm1d(2)
+    assert module.running_mean is not None
     nn.init.constant_(module.running_mean, float(place.ranks.rank + 5))
     with place.prepare_for_inference(module).evaluating():
         inside = float(module.running_mean[0]), not module.training
@@ -222,54 +274,65 @@ def drawn_by_each() -> list[Tensor]:
     """Return weights and buffers of a network in fixed parts, which each rank drew for itself, once it is prepared."""
     place = engine(Config(train=TrainConfig(parts=2)))
     torch.manual_seed(place.ranks.rank)
-    module = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
-    nn.init.constant_(module[1].running_mean, float(place.ranks.rank + 5))
+    norm = nn.BatchNorm2d(4)
+    module = nn.Sequential(nn.Conv2d(2, 4, 3), norm).to(memory_format=torch.channels_last)
+    assert norm.running_mean is not None
+    nn.init.constant_(norm.running_mean, float(place.ranks.rank + 5))
     place.prepare(module, optimizer("sgd", module))
     return [tensor.detach().clone() for tensor in (*module.parameters(), *module.buffers())]
 
 
 def former() -> tuple[bool, list[str]]:
     """Return whether a network is freed once another was trained on its engine, and the exchanges that both showed."""
-    place, seen, networks = engine(), [], []
+    place, seen = engine(), list[str]()
+    networks: list[weakref.ref[nn.Module]] = []
+
+    def see_exchange() -> str:
+        seen.append("exchange")
+        return "any result"
+
     for _ in range(2):
         module = network()
         networks.append(weakref.ref(module))
         model = place.prepare(module, optimizer("sgd", module))
-        model.watch_exchange(lambda: seen.append("exchange") or "any result")
+        model.watch_exchange(see_exchange)
         train(model, 1, [16, 16])
     del module, model
     gc.collect()
     return networks[0]() is None, seen
 
 
-def launched_alone() -> dict[str, object]:
-    """Return how one process that a launcher started on a CPU trains, and whether its gradients are compressed."""
+def launched_alone() -> Alone:
+    """Train on one process, as a launcher starts it on a CPU, with gradients to be compressed."""
     os.environ["ACCELERATE_USE_CPU"] = "true"  # as launch/cpu.yaml
     place = engine(Config(train=TrainConfig(compress_gradients="fp16")))
     module = network()
     model = place.prepare(module, optimizer("sgd", module))
     train(model, 1, [16])
-    sends = any(torch.equal(weight.grad, weight.grad.half().float()) for weight in module.parameters())
-    return {"type": place.accelerator.distributed_type, "is bare": model.wrapper is module, "sends": sends}
+    sends = any(torch.equal(gradient(one), gradient(one).half().float()) for one in module.parameters())
+    return {"type": place.accelerator.distributed_type, "is_bare": model.wrapper is module, "sends": sends}
 
 
 def rank() -> None:
     place = engine()
-    found: dict[str, object] = {"engine": (place.kind, place.description), **agreement(place.ranks)}
-    found["differing"] = differing()
-    found["lacking"] = [lacking(0, [16]), lacking(0, [16, 16]), lacking(1, [16, 16, 16])]
-    found["drifted"] = drifted_buffers()
-    found["own buffers"] = own_buffers()
-    found["drawn"] = drawn_by_each()
-    found["former"] = former()
-    found["normalised"] = [normalised(synchronised) for synchronised in (False, True)]
-    found["gradients"] = {compressed: gradients(compressed) for compressed in ("no", "fp16", "bf16")}
-    found["trained"] = [trained(*case) for case in CASES]
+    found: Found = {
+        **agreement(place.ranks),
+        "engine": (place.kind, place.description),
+        "differing": differing(),
+        "lacking": [lacking(0, [16]), lacking(0, [16, 16]), lacking(1, [16, 16, 16])],
+        "drifted": drifted_buffers(),
+        "own_buffers": own_buffers(),
+        "drawn": drawn_by_each(),
+        "former": former(),
+        "normalised": [normalised(synchronised) for synchronised in (False, True)],
+        "gradients": {"no": gradients("no"), "fp16": gradients("fp16"), "bf16": gradients("bf16")},
+        "trained": [trained(*case) for case in CASES],
+    }
     write(found)
     place.close()
 
 
-def write(found: dict[str, object]) -> None:
+def write(found: Found | Alone) -> None:
     with open(f"{sys.argv[1]}-{os.environ['RANK']}.pickle", "wb") as file:
         pickle.dump(found, file)
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_dist import models
+from cifar_dist.config import OptionValue
 from cifar_dist.config.average import LookaheadConfig
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.models import registry
@@ -28,7 +29,7 @@ from support.engines import engine
 
 LARGER = {"resnet34", "resnet50", "speed-net-96", "wrn-28-10"}  # than another of their family
 NETWORKS = [*sorted({*registry.names()} - LARGER), "timm:resnet10t"]
-SMALLER = {  # of the same modules
+SMALLER: dict[str, dict[str, OptionValue]] = {  # of the same modules
     "custom-resnet": {"pairs": [1, 0, 0]},
     "resnet18": {"blocks": [1, 1, 1, 1]},
     "se-resnet": {"widths": [32, 32, 32, 32]},

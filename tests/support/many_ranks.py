@@ -51,17 +51,18 @@ def _bytes(data: object) -> int:
 @contextlib.contextmanager
 def _counted() -> Iterator[Traffic]:
     """Count in torch's threaded process group, whose collectives all begin in one method."""
-    traffic, join = Traffic(), threaded.Collective.join
+    traffic = Traffic()
+    join: Callable[..., Any] = threaded.Collective.join
 
     def counting(self: Any, rank: int, data: Any) -> Any:
         traffic.add(rank, data)
         return join(self, rank, data)
 
-    threaded.Collective.join = counting
+    threaded.Collective.join = counting  # type: ignore[method-assign]
     try:
         yield traffic
     finally:
-        threaded.Collective.join = join
+        threaded.Collective.join = join  # type: ignore[method-assign]
 
 
 def run_on_ranks(world_size: int, work: Callable[[Ranks], Any]) -> tuple[dict[int, Any], Traffic]:
@@ -84,7 +85,7 @@ def run_on_ranks(world_size: int, work: Callable[[Ranks], Any]) -> tuple[dict[in
             dist.destroy_process_group()
 
     torch.set_num_threads(torch.get_num_threads())  # after a fork, threads must not race to create torch's pool
-    torch._C._distributed_c10d._set_thread_isolation_mode(True)
+    torch._C._distributed_c10d._set_thread_isolation_mode(True)  # type: ignore[attr-defined]  # its stub lacks it
     threaded._install_threaded_pg()
     threaded.ProcessLocalGroup.reset()
     before = threading.stack_size(_STACK_BYTES)
@@ -99,7 +100,7 @@ def run_on_ranks(world_size: int, work: Callable[[Ranks], Any]) -> tuple[dict[in
     finally:
         threading.stack_size(before)
         threaded._uninstall_threaded_pg()
-        torch._C._distributed_c10d._set_thread_isolation_mode(False)
+        torch._C._distributed_c10d._set_thread_isolation_mode(False)  # type: ignore[attr-defined]
     if errors:
         raise errors[0]
     return results, traffic

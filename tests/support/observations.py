@@ -12,13 +12,14 @@ import re
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from cifar_dist import checkpoint, models
@@ -50,6 +51,7 @@ from cifar_dist.training.requirements import check_batch_size
 from cifar_dist.training.saving import CheckpointSaver
 from cifar_dist.training.trainer import Trainer
 from support import forked_ranks
+from support.dataset_builders import write_npz
 from support.failing_network import write_network
 from support.running import free_port, without_times
 from support.small_model import loss_of, small_model
@@ -100,12 +102,11 @@ def network(config: Config) -> object:
 @functools.cache
 def pack_colours(folder: Path, seed: int = 0) -> Manifest:
     random = np.random.default_rng(seed)
-    arrays = {}
+    arrays: dict[str, ArrayLike] = {}
     for split, count in (("train", 30), ("val", 10), ("test", 10)):
         arrays[f"x_{split}"] = random.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
         arrays[f"y_{split}"] = np.arange(count) % 10
-    np.savez(folder / "colours.npz", **arrays)
-    return pack(folder / "colours.npz", folder / "colours", samples_per_shard=5, show=False)
+    return pack(write_npz(folder / "colours.npz", arrays), folder / "colours", samples_per_shard=5, show=False)
 
 
 def pixels(config: Config) -> object:
@@ -336,8 +337,7 @@ def unwritable(config: Config) -> object:
 
 def mirror(config: Config) -> object:
     """Return the W&B project and entity of a run."""
-    facts = RunFacts(*("",) * len(fields(RunFacts)))
-    mirrored = WandbMirror(Path(tempfile.mkdtemp(dir=".")), config, facts)
+    mirrored = WandbMirror(Path(tempfile.mkdtemp(dir=".")), config, RunFacts())
     mirrored.start([])
     assert mirrored._run is not None
     where = mirrored._run.project, mirrored._run.entity  # type: ignore[attr-defined]

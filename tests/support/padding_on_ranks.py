@@ -12,7 +12,7 @@ def main() -> None:
     """Compare each parameter with the shards of all ranks."""
     model = engine_on_ranks.prepared("sgd")
     for name, parameter in model.module.named_parameters():
-        partition, full = parameter.ds_tensor, full_tensor(parameter)
+        partition, full = parameter.ds_tensor, full_tensor(parameter)  # type: ignore[attr-defined]  # DeepSpeed's
         held = max(0, full.numel() - model.ranks.rank * partition.numel())
         partition.data[held:] = torch.nan
         assert own_shard(parameter).isfinite().all(), name

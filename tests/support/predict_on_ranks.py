@@ -17,6 +17,7 @@ from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.fully_sharded import is_sharded
 from cifar_dist.evaluation.split import Split
 from support import forked_ranks
+from support.dataset_builders import write_npz
 from support.engines import engine
 
 UNSURE_BELOW = 0.1285  # the median of the most probable classes
@@ -28,11 +29,11 @@ to do."""
 def predict_on(place: Engine, digits: Path) -> dict[str, NDArray[np.float32]]:
     manifest = Manifest.load(digits)
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 15 * 15, 10)
-    )
+    norm = nn.BatchNorm2d(8)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), norm, nn.ReLU(), nn.Flatten(), nn.Linear(8 * 15 * 15, 10))
     # The ranks' batch statistics have drifted apart, as they do under DDP; rank 0 has the run's.
-    torch.nn.init.constant_(model[1].running_mean, 0.1 * place.ranks.rank)
+    assert norm.running_mean is not None
+    torch.nn.init.constant_(norm.running_mean, 0.1 * place.ranks.rank)
     inference = place.prepare_for_inference(model)
     assert is_sharded(model, place.ranks.world_size) is (place.kind == "fsdp")
     logits = {}
@@ -61,9 +62,8 @@ def predict_on(place: Engine, digits: Path) -> dict[str, NDArray[np.float32]]:
 
 def rank() -> None:
     place = engine(Config(train=TrainConfig(threads=1)))
-    np.savez(
-        f"{sys.argv[2]}/{place.ranks.rank}-of-{place.ranks.world_size}.npz", **predict_on(place, Path(sys.argv[1]))
-    )
+    path = Path(sys.argv[2], f"{place.ranks.rank}-of-{place.ranks.world_size}.npz")
+    write_npz(path, predict_on(place, Path(sys.argv[1])))
     place.close()
 
 

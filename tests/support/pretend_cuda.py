@@ -12,7 +12,8 @@ from __future__ import annotations
 import importlib
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any, Self
 
 import torch
@@ -65,25 +66,27 @@ class OnDevice(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> Self:
-        made = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made = torch.Tensor._make_wrapper_subclass(
             cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype
         )
-        made.inner = inner
-        return made  # type: ignore[no-any-return]
+        made.on_host = inner
+        return made
 
-    inner: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
-    device = property(lambda self: CUDA)  # type: ignore[assignment]
-    is_cuda = property(lambda self: True)  # type: ignore[assignment]
-    is_cpu = property(lambda self: False)  # type: ignore[assignment]
+    on_host: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    device = property(lambda self: CUDA)
+    is_cuda = property(lambda self: True)
+    is_cpu = property(lambda self: False)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> object:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
         return _dispatch(func, args, kwargs or {})
 
     def cpu(self, *_: object, **__: object) -> Tensor:
         counts.waits[_line()] += 1
-        return self.inner.detach().clone()
+        return self.on_host.detach().clone()
 
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
         named = kwargs.pop("device", None)
@@ -94,9 +97,10 @@ class OnDevice(torch.Tensor):
                 given += [value.device, value.dtype]
         dtypes = [value for value in given if isinstance(value, torch.dtype)]
         places = [torch.device(value).type for value in given if isinstance(value, str | torch.device)]
+        convert: Callable[..., Tensor] = torch.Tensor.to
         if "cpu" in places:
-            return torch.Tensor.to(self.cpu(), *dtypes, **kwargs)
-        return torch.Tensor.to(self, *dtypes, **kwargs) if dtypes or kwargs else self
+            return convert(self.cpu(), *dtypes, **kwargs)
+        return convert(self, *dtypes, **kwargs) if dtypes or kwargs else self
 
     def tolist(self) -> Any:
         return self.cpu().tolist()
@@ -107,6 +111,9 @@ class OnDevice(torch.Tensor):
 
 class Device(TorchDispatchMode):
     """Within it, tensors created on ``cuda`` are on the pretend device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> object:
         return _dispatch(func, args, kwargs or {})
@@ -161,7 +168,7 @@ def _is_staged(tensor: Tensor) -> bool:
 
 
 def _inner(value: object) -> object:
-    return value.inner if isinstance(value, OnDevice) else value
+    return value.on_host if isinstance(value, OnDevice) else value
 
 
 def _outer(value: object) -> object:
@@ -170,29 +177,34 @@ def _outer(value: object) -> object:
 
 def _line() -> str:
     """Return the line of the library that is running."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         _, found, file = frame.f_code.co_filename.rpartition("/cifar_dist/")
         if found:
             return f"{file}:{frame.f_lineno}"
         if frame.f_code.co_name == "_engine_run_backward":
             return "backward"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return "elsewhere"
+
+
+def _is_bf16_supported(including_emulation: bool = True) -> bool:
+    return True
 
 
 def pretend() -> Device:
     """Make torch accept the device; enter the result as a context manager."""
     torch._C._ensureCUDADeviceGuardSet()
-    torch.autograd.set_multithreading_enabled(False)  # type: ignore[attr-defined]
+    torch.autograd.set_multithreading_enabled(False)
     torch.cuda.Event = _Event  # type: ignore[misc,assignment]
-    grouped = torch.nn.utils.clip_grad._group_tensors_by_device_and_dtype
-    torch.nn.utils.clip_grad._group_tensors_by_device_and_dtype = lambda tensors: {  # type: ignore[assignment]
+    clip_grad: Any = importlib.import_module("torch.nn.utils.clip_grad")
+    grouped = clip_grad._group_tensors_by_device_and_dtype
+    clip_grad._group_tensors_by_device_and_dtype = lambda tensors: {
         (CUDA, dtype): found for (_, dtype), found in grouped(tensors).items()
     }
     torch.cuda._lazy_init = lambda: None
     torch.cuda.current_device = lambda: CUDA.index
-    torch.cuda.is_bf16_supported = lambda *, including_emulation: True
+    torch.cuda.is_bf16_supported = _is_bf16_supported
     torch.cuda.default_generators = (torch.Generator(),)
     for name in ("torch.optim.optimizer", "torch.utils._foreach_utils"):
         module: Any = importlib.import_module(name)
@@ -205,7 +217,7 @@ def pretend() -> Device:
 def move(module: torch.nn.Module, memory_format: torch.memory_format) -> None:
     """Move a network to the pretend device. Its parameters are replaced by new objects."""
     torch.__future__.set_overwrite_module_params_on_conversion(True)
-    module.to(CUDA).to(memory_format=memory_format)  # type: ignore[call-overload]
+    module.to(CUDA).to(memory_format=memory_format)
     torch.__future__.set_overwrite_module_params_on_conversion(False)
 
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cifar_dist.data.image import Lossless
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
+from support.dataset_builders import write_npz
 
 TRAIN, TEST = 53, 11
 
 
 def small_packed(folder: Path, codec: Lossless) -> Manifest:
     random = np.random.default_rng(0)
-    arrays = {}
+    arrays: dict[str, ArrayLike] = {}
     for split, count in (("train", TRAIN), ("test", TEST)):
         arrays[f"x_{split}"] = random.integers(0, 256, (count, 6, 5, 3), dtype=np.uint8)
         arrays[f"y_{split}"] = np.arange(count) % 4
-    np.savez(folder / "source.npz", **arrays)
+    source = write_npz(folder / "source.npz", arrays)
     out = folder / f"packed-{codec}"
-    return pack(folder / "source.npz", out, codec=codec, samples_per_shard=7, val_fraction=0, show=False)
+    return pack(source, out, codec=codec, samples_per_shard=7, val_fraction=0, show=False)

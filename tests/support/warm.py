@@ -49,7 +49,7 @@ class Popen(subprocess.Popen[str]):
     """``subprocess.Popen`` of ``[sys.executable, *words]``, forked from this process's warm interpreter."""
 
     def _execute_child(self, *args: Any) -> None:
-        given = inspect.signature(super()._execute_child).bind(*args).arguments
+        given = inspect.signature(super()._execute_child).bind(*args).arguments  # type: ignore[misc]
         message = {"words": list(map(str, given["args"][1:])), "cwd": str(given["cwd"]), "env": given["env"]}
         pipes = [given[name] for name in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")]
         libc = ctypes.CDLL(None)
@@ -61,7 +61,7 @@ class Popen(subprocess.Popen[str]):
             self.pid = int(server.recv(32))
         finally:
             libc.prctl(PR_SET_CHILD_SUBREAPER, 0)
-            self._close_pipe_fds(*pipes)
+            self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
         self._child_created = True
 
 
@@ -127,7 +127,7 @@ def serve(server: socket.socket, programs: socket.socket) -> None:
             if message:  # else it was killed
                 _import_engine(message)
                 given = (connection, json.loads(message), files, [server, programs])
-                watchers.append(_fork(lambda given=given: _watch(*given)))  # type: ignore[misc]
+                watchers.append(_fork(lambda given=given: _watch(*given)))
             for file in (connection.detach(), *files):
                 os.close(file)
         if server in ready:
@@ -228,13 +228,13 @@ def _become(message: dict[str, Any], files: list[int], sockets: list[socket.sock
     code: object = 1
     try:
         if "CIFAR_DIST_TEST_PAUSE_AFTER" in os.environ:
-            import sitecustomize  # noqa: F401 - tests/support/pausing
+            importlib.import_module("sitecustomize")  # tests/support/pausing
         if "CIFAR_DIST_TEST_DIE_AT" in os.environ:
             from support import crashing
 
             crashing.arm_by_environment()
         if "CIFAR_DIST_TEST_DRAWN" not in os.environ and "report" not in words:
-            sys.modules["cifar_dist.report.run_page"] = None  # type: ignore[assignment] - as if it could not be imported
+            sys.modules["cifar_dist.report.run_page"] = None  # type: ignore[assignment]  # its import fails
         if kind == "-m":
             sys.argv = words
             runpy.run_module(words[0], run_name="__main__", alter_sys=True)

@@ -17,10 +17,10 @@ left = int(os.environ["CIFAR_DIST_TEST_PAUSE_AFTER"])
 append = MetricsLog.append
 
 
-def append_and_pause(log: MetricsLog, records: Sequence[Record]) -> None:
+def append_and_pause(self: MetricsLog, records: Sequence[Record]) -> None:
     """Append a record; the last one is on the disk when the process stops."""
     global left
-    append(log, records)
+    append(self, records)
     note = Path(os.environ["CIFAR_DIST_TEST_PAUSED"])
     if left > 0 >= left - len(records) and not note.exists():
         while not os.path.exists(os.environ["CIFAR_DIST_TEST_PAUSE_ONCE_SAVED"]):
