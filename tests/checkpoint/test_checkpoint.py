@@ -349,7 +349,7 @@ def test_only_an_intact_checkpoint_is_suggested(folder: Path) -> None:
 
 def test_a_run_that_has_lost_all_its_checkpoints_is_not_a_new_one(folder: Path) -> None:
     save(folder, 5)
-    for lose in (lambda: shutil.rmtree(folder / step_name(5)), lambda: shutil.rmtree(folder)):
-        lose()
+    for lost in (folder / step_name(5), folder):
+        shutil.rmtree(lost)
         with pytest.raises(UserError, match=rf"no intact checkpoint \(.*\); restore one, .*: rm -r {folder.parent}$"):
             checkpoint.named(folder, "latest")

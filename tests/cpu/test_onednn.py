@@ -55,6 +55,7 @@ def test_it_is_the_same_sum(stride: int | tuple[int, int]) -> None:
         seen = images.clone().requires_grad_()
         out = conv(seen)
         out.square().sum().backward()
+        assert conv.bias is not None
         gradients.append((out.detach(), seen.grad, conv.weight.grad, conv.bias.grad))
     for ours, wanted in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, wanted)

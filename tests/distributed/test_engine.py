@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 import weakref
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -200,8 +202,8 @@ def test_one_process_trains_what_gets_a_gradient() -> None:
 
 def test_an_optimizer_may_free_the_gradients_in_its_step() -> None:
     class Freeing(torch.optim.SGD):
-        def step(self, closure: None = None) -> None:
-            super().step(closure)
+        def step(self, closure: Callable[[], float] | None = None) -> Any:
+            super().step()
             self.zero_grad()
 
     module = nn.Linear(6, 3)

@@ -98,7 +98,7 @@ def test_what_torch_counts_on_the_host_is_counted_on_the_device_also_after_a_res
     parameters = {"weight": nn.Parameter(torch.ones(3, device="meta"))}
     state = {"weight": {"step": torch.tensor(4.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}}
     for builder, flag in ((Adam, "fused"), (AdamW, "fused"), (NAdam, "capturable")):
-        optimizer = builder(parameters.values())  # type: ignore[operator]
+        optimizer = builder(parameters.values())
         restore(optimizer, parameters, state)
         assert optimizer.state[parameters["weight"]]["step"].device.type == "cpu"
         count_steps_on_device(optimizer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,28 +71,33 @@ def test_an_evaluation_names_its_batch_and_what_it_says_to_use_works(hungry: Pat
 
 
 @pytest.mark.parametrize(
-    ("settings", "engine", "processes", "ways"),
+    ("config", "engine", "processes", "ways"),
     [
         (
-            {"batch_size": 96, "accumulate": 2},
+            TrainConfig(batch_size=96, accumulate=2),
             "FSDP",
             2,
             "24 at once ... use --train.accumulate 3 with another --run.name",
         ),
         (
-            {"batch_size": 96, "parts": 4},
+            TrainConfig(batch_size=96, parts=4),
             "4 fixed parts",
             2,
             "24 at once ... use --train.parts 6 with another --run.name",
         ),
-        ({"batch_size": 2}, "DDP", 2, "1 at once ... use launch/zero3.yaml, which shards weights and optimizer state"),
-        ({"batch_size": 1}, "one process", 1, "1 at once ... use a smaller network"),
+        (
+            TrainConfig(batch_size=2),
+            "DDP",
+            2,
+            "1 at once ... use launch/zero3.yaml, which shards weights and optimizer state",
+        ),
+        (TrainConfig(batch_size=1), "one process", 1, "1 at once ... use a smaller network"),
     ],
 )
 def test_it_suggests_settings_that_require_less_memory(
-    settings: dict[str, int], engine: str, processes: int, ways: str
+    config: TrainConfig, engine: str, processes: int, ways: str
 ) -> None:
-    text = describe_training(replace(TrainConfig(), **settings), engine, processes)
+    text = describe_training(config, engine, processes)
     at_once, way = ways.split(" ... ")
     assert at_once in text
     assert text.endswith(way)

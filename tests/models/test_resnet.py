@@ -50,7 +50,9 @@ def test_the_cifar_stem_keeps_the_resolution() -> None:
     for stem in ("imagenet", "cifar"):
         model = resnet("resnet18", stem=stem).eval()
         seen: list[torch.Size] = []
-        model.layer1.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output.shape))
+        model.get_submodule("layer1").register_forward_hook(
+            lambda module, inputs, output, seen=seen: seen.append(output.shape)
+        )
         assert model(image).shape == (1, 10)
         sides[stem] = seen[0][-1]
     assert sides == {"imagenet": 8, "cifar": 32}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.layers import layer_at
+from torch import nn
 from torchvision.ops import StochasticDepth
 
 from cifar_dist.models import build
@@ -22,10 +24,11 @@ def test_the_reduction_changes_the_number_of_parameters_little() -> None:
 def test_channels_are_scaled_per_image() -> None:
     """Silencing the excitation's last layer with a bias of 0 halves the body: sigmoid(0)."""
     model = build("se-resnet", classes=10, options={"widths": [8], "blocks": [1]}).eval()
-    block = model.stages[0]
-    convolutions, excitation = block.body[:-1], block.body[-1]
-    torch.nn.init.zeros_(excitation.fc2.weight)
-    torch.nn.init.zeros_(excitation.fc2.bias)
+    block = model.get_submodule("stages.0")
+    body = layer_at(block, "body", nn.Sequential)
+    convolutions, excitation = body[:-1], body[-1]
+    for parameter in excitation.get_submodule("fc2").parameters():
+        nn.init.zeros_(parameter)
     x = torch.randn(2, 8, 6, 6)
     torch.testing.assert_close(block(x), (convolutions(x) / 2 + x).relu())
 

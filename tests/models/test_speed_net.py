@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.layers import layer_at
 from torch import Tensor
 
 from cifar_dist.models import build
@@ -71,7 +74,8 @@ def test_the_gradient_of_the_other_whitened_images_is_not_computed() -> None:
     for share, count in ((1.0, 8), (0.25, 2)):
         inputs: list[Tensor] = []
         model = small_net(whiten_bias_share=share)
-        model.groups[0].conv1.register_forward_pre_hook(lambda layer, given, inputs=inputs: inputs.extend(given))
+        first = model.get_submodule("groups.0.conv1")
+        first.register_forward_pre_hook(lambda layer, given, inputs=inputs: inputs.extend(given))
         model(images)
         assert sum(map(len, inputs)) == 8
         assert sum(len(one) for one in inputs if one.requires_grad) == count
@@ -178,18 +182,18 @@ def test_without_whitening_the_first_layer_learns_and_ignores_images() -> None:
 
 def test_convolutions_start_as_the_identity() -> None:
     """Dirac initialisation: the first filters pass their channels through."""
-    group = small_net().groups[1]
+    group = small_net().get_submodule("groups.1")
     x = torch.randn(2, 8, 6, 6)
-    torch.testing.assert_close(group.conv1(x)[:, :8], x)
+    torch.testing.assert_close(group.get_submodule("conv1")(x)[:, :8], x)
     x = torch.randn(2, 16, 6, 6)
-    torch.testing.assert_close(group.conv2(x), x)
+    torch.testing.assert_close(group.get_submodule("conv2")(x), x)
 
 
 @settings(max_examples=30, deadline=None)
 @given(height=st.integers(2, 18), width=st.integers(2, 18), wide=st.booleans(), seed=st.integers(0, 2**31 - 1))
 def test_a_pool_reads_all_that_is_computed(height: int, width: int, wide: bool, seed: int) -> None:
     """Pooled values and both gradients are those of a convolution that also computes what the pool ignores."""
-    conv = small_net().groups[1].conv1.double()
+    conv = layer_at(small_net(), "groups.1.conv1", torch.nn.Conv2d).double()
     shape = torch.randn(3, 8, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     images = (shape.to(memory_format=torch.channels_last) if wide else shape).requires_grad_()
     pooled = F.max_pool2d(conv(images), 2)
@@ -233,7 +237,7 @@ def test_the_larger_network_computes_what_airbench96_does() -> None:
 
 def test_each_network_has_its_own_memory_of_batch_statistics() -> None:
     for name, share in (("speed-net", 0.4), ("speed-net-96", 0.1)):
-        norm = small_net(name).groups[0].norm1
+        norm = layer_at(small_net(name), "groups.0.norm1", torch.nn.BatchNorm2d)
         norm(torch.ones(2, 8, 4, 4))
         torch.testing.assert_close(norm.running_mean, torch.full((8,), share))
 
@@ -256,22 +260,14 @@ def test_a_gain_is_a_learning_rate_of_its_square(option: str, gain: float, scale
     images, labels = smooth_images(64, 3, seed=2).double(), torch.arange(64) % 10
     lr, decay = 0.1, 0.01
     ungained: dict[str, float] = {"bias_gain": 1.0, "whiten_gain": 1.0, "scale": 1.0}
-    stored, plain = (small_net(**options).double() for options in ({**ungained, option: gain}, ungained))
+    both = ({**ungained, option: gain}, ungained)
+    stored, plain = (small_net("speed-net", channels=3, **options).double() for options in both)
     learning = [(name, p) for name, p in plain.named_parameters() if p.requires_grad]
-    paper = torch.optim.SGD(
-        [
-            {"params": [p for name, p in learning if name not in scaled]},
-            {
-                "params": [p for name, p in learning if name in scaled],
-                "lr": lr * gain**2,
-                "weight_decay": decay / gain**2,
-            },
-        ],
-        lr=lr,
-        weight_decay=decay,
-        momentum=0.85,
-        nesterov=True,
-    )
+    groups: list[dict[str, Any]] = [
+        {"params": [p for name, p in learning if name not in scaled]},
+        {"params": [p for name, p in learning if name in scaled], "lr": lr * gain**2, "weight_decay": decay / gain**2},
+    ]
+    paper = torch.optim.SGD(groups, lr=lr, weight_decay=decay, momentum=0.85, nesterov=True)
     ours = torch.optim.SGD(
         [p for p in stored.parameters() if p.requires_grad], lr=lr, weight_decay=decay, momentum=0.85, nesterov=True
     )
@@ -288,7 +284,7 @@ def test_a_gain_is_a_learning_rate_of_its_square(option: str, gain: float, scale
 
 
 def test_batch_norm_is_torchs_with_the_papers_settings() -> None:
-    norm = small_net(bias_gain=1.0).groups[0].norm1
+    norm = layer_at(small_net(bias_gain=1.0), "groups.0.norm1", torch.nn.BatchNorm2d)
     reference = torch.nn.BatchNorm2d(8, eps=1e-12, momentum=0.4)
     for _ in range(3):
         x = torch.randn(4, 8, 5, 5) * 3 + 1
@@ -305,7 +301,7 @@ def test_it_learns_in_bfloat16_and_channels_last() -> None:
     for image, label in zip(images, labels.tolist(), strict=True):
         image[label % 3, (label // 4) * 16 : (label // 4) * 16 + 8, (label % 4) * 8 : (label % 4) * 8 + 8] += 2
     images = images.to(memory_format=torch.channels_last)
-    model = small_net().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = small_net().to(memory_format=torch.channels_last)
     model.initialize(images)
     optimizer = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad], lr=0.2, momentum=0.85, nesterov=True

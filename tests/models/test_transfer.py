@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cifar_dist.config import ModelConfig, SGDConfig, StagedOptimConfig
+from cifar_dist.config import ModelConfig, OptionValue, SGDConfig, StagedOptimConfig
 from cifar_dist.config.optim import AdamConfig, AdamWConfig
 from cifar_dist.models import build
 from cifar_dist.models.registry import names
@@ -58,7 +58,7 @@ def test_every_parameter_is_in_exactly_one_stage_in_the_models_order(name: str) 
 )
 @settings(max_examples=30)
 def test_every_small_resnet_is_split_into_blocks(blocks: list[int], head: list[int], extra: int) -> None:
-    options = {
+    options: dict[str, OptionValue] = {
         "widths": [4] * len(blocks),
         "blocks": blocks,
         "head": head,

@@ -58,7 +58,7 @@ def test_parameters_and_depth_are_those_of_the_paper(
 )
 def test_impossible_settings_are_refused(options: dict[str, OptionValue], says: str) -> None:
     with pytest.raises(UserError) as caught:
-        wide(**options)
+        wide("wrn-16-8", **options)
     assert says in str(caught.value)
 
 
@@ -66,10 +66,10 @@ def test_dropout_lies_between_the_convolutions_of_each_block() -> None:
     torch.manual_seed(0)
     model = wide(depth=10, width=1, dropout=0.5)
     assert [module.p for module in model.modules() if isinstance(module, nn.Dropout)] == [0.5] * 3
-    block = model.stages[0][0].train()
+    block = model.get_submodule("stages.0.0").train()
     seen: dict[str, torch.Tensor] = {}
-    block.norm2.register_forward_hook(lambda m, inputs, output: seen.update(active=output.relu()))
-    block.conv2.register_forward_hook(lambda m, inputs, output: seen.update(given=inputs[0]))
+    block.get_submodule("norm2").register_forward_hook(lambda m, inputs, output: seen.update(active=output.relu()))
+    block.get_submodule("conv2").register_forward_hook(lambda m, inputs, output: seen.update(given=inputs[0]))
     block(torch.randn(2, 16, 8, 8))
     dropped = (seen["given"] == 0) & (seen["active"] > 0)
     assert 0.4 < dropped.sum() / (seen["active"] > 0).sum() < 0.6

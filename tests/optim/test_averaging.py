@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from support.layers import layer_at
 from support.small_model import images, loss_of, same, small_model, train
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import swa_utils
 
 from cifar_dist.config import AverageConfig
@@ -39,7 +40,9 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
         (SWAConfig(start=3, every=2), swa_utils.get_swa_avg_fn()),
     ],
 )
-def test_an_average_equals_torchs(config: AverageConfig, reference: Callable[..., None]) -> None:
+def test_an_average_equals_torchs(
+    config: AverageConfig, reference: Callable[[Tensor, Tensor, Tensor | int], Tensor]
+) -> None:
     model = small_model()
     optimizer = sgd(model)
     ours = make(config, model)
@@ -165,7 +168,7 @@ def test_recalibration_equals_torchs_update_bn() -> None:
     for name, value in theirs.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-5, atol=1e-6)
-    assert not torch.equal(ours[1].running_mean, torch.zeros(4))  # type: ignore[index,arg-type]
+    assert not torch.equal(ours.get_buffer("1.running_mean"), torch.zeros(4))
 
 
 def test_recalibration_does_not_depend_on_a_layers_momentum() -> None:
@@ -174,14 +177,15 @@ def test_recalibration_does_not_depend_on_a_layers_momentum() -> None:
     model = build("speed-net", classes=3, options={"widths": [4, 4, 4]})
     batches = [torch.randn(6, 3, 12, 12) for _ in range(3)]
     recalibrate(model, batches)
-    inputs = torch.stack([model.groups[0].conv1(torch.nn.functional.gelu(model.whiten(batch))) for batch in batches])  # type: ignore[index,union-attr,operator]
+    whiten, conv = model.get_submodule("whiten"), model.get_submodule("groups.0.conv1")
+    inputs = torch.stack([conv(torch.nn.functional.gelu(whiten(batch))) for batch in batches])
     pooled = torch.nn.functional.max_pool2d(inputs.flatten(0, 1), 2)
-    torch.testing.assert_close(model.groups[0].norm1.running_mean, pooled.mean(dim=(0, 2, 3)))  # type: ignore[index,union-attr]
+    torch.testing.assert_close(model.get_buffer("groups.0.norm1.running_mean"), pooled.mean(dim=(0, 2, 3)))
 
 
 def test_recalibration_uses_no_dropout_and_changes_only_statistics() -> None:
     model, without = (nn.Sequential(nn.Dropout(share), small_model(share)) for share in (0.5, 0.0))
-    model[1][6].eval()  # type: ignore[index]
+    model.get_submodule("1.6").eval()
     modes = [module.training for module in model.modules()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(1)
@@ -201,23 +205,23 @@ def test_the_statistics_of_half_precision_are_as_precise_as_others() -> None:
     norm, batch = nn.BatchNorm2d(3), images(0).bfloat16()
     recalibrate(norm, [batch])
     variance, mean = torch.var_mean(batch.float(), dim=(0, 2, 3))
-    assert torch.equal(norm.running_mean, mean)  # type: ignore[arg-type]
-    assert torch.equal(norm.running_var, variance)  # type: ignore[arg-type]
+    assert torch.equal(norm.get_buffer("running_mean"), mean)
+    assert torch.equal(norm.get_buffer("running_var"), variance)
 
 
 def test_a_batch_norm_in_evaluation_mode_keeps_its_statistics() -> None:
     """And those after it see what comes out of it with them, as in the training of a network with frozen stages."""
     ours, theirs = small_model(), small_model()
     for model in (ours, theirs):
-        model[1].eval()  # type: ignore[index]
+        model[1].eval()
     batches = [images(step) for step in range(4)]
     recalibrate(ours, batches)
-    theirs[4].momentum = None  # type: ignore[index,assignment]  # the mean of all batches
+    layer_at(theirs, "4", nn.BatchNorm2d).momentum = None  # the mean of all batches
     for batch in batches:
         theirs(batch)
-    assert torch.equal(ours[1].running_mean, torch.zeros(4))  # type: ignore[index,arg-type]
+    assert torch.equal(ours.get_buffer("1.running_mean"), torch.zeros(4))
     for name in ("running_mean", "running_var"):
-        torch.testing.assert_close(getattr(ours[4], name), getattr(theirs[4], name))  # type: ignore[index]
+        torch.testing.assert_close(ours.get_buffer(f"4.{name}"), theirs.get_buffer(f"4.{name}"))
 
 
 def test_recalibration_without_batch_norm_or_batches_changes_nothing() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,7 +76,11 @@ def reference(config: OptimConfig, parameters: list[nn.Parameter]) -> torch.opti
 )
 def test_each_name_is_torchs_optimizer_with_these_settings(config: OptimConfig) -> None:
     models, weights = [], torch.randn(3, 5)
-    for make in (lambda m: build_optimizer(config, m), lambda m: reference(config, list(m.parameters()))):
+    makes: list[Callable[[nn.Module], torch.optim.Optimizer]] = [
+        lambda m: build_optimizer(config, m),
+        lambda m: reference(config, list(m.parameters())),
+    ]
+    for make in makes:
         torch.manual_seed(0)
         model = nn.Linear(5, 3)
         start = model.weight.detach().clone()
@@ -214,17 +218,17 @@ def flat(groups: Groups) -> list[nn.Parameter]:
     return [parameter for group in groups for parameter in group["params"]]
 
 
-def of_any_rate(groups: Groups, **options: Any) -> torch.optim.Optimizer:
+def of_any_rate(groups: Iterable[nn.Parameter] | Iterable[dict[str, Any]], **options: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, **{"lr": 0.1, **options})
 
 
 class NeedsClosure(torch.optim.SGD):
-    def step(self, closure: Any) -> Any:
+    def step(self, closure: Any) -> Any:  # type: ignore[override]
         return super().step(closure)
 
 
 class TakesNone(torch.optim.SGD):
-    def step(self) -> Any:
+    def step(self) -> Any:  # type: ignore[override]
         return super().step()
 
 
