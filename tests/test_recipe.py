@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -399,7 +400,8 @@ def test_deep_nesting_is_one_line(tmp_path: Path, depth: int, opening: str, clos
     value = opening * depth + "1" * (opening != "[") + closing * depth
     path = tmp_path / "deep.toml"
     path.write_text(f"[model]\noptions = {value}\n")
-    for load in (lambda: recipe.load(str(path)), lambda: read_config(path)):
+    ways: list[Callable[[], object]] = [lambda: recipe.load(str(path)), lambda: read_config(path)]
+    for load in ways:
         with pytest.raises(UserError, match="cannot be read as TOML: it is nested more than 50 deep"):
             load()
     with pytest.raises(UserError, match=r"--model.options: "):

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torchvision.ops  # noqa: F401 - half of the models want it, and every fork would load it for itself
+from numpy.typing import ArrayLike
 from support import forked_ranks
+from support.dataset_builders import write_npz
 from support.running import metrics
 
 from cifar_dist import recipe
+from cifar_dist.config import OptionValue
 from cifar_dist.config.schedule import StepConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
@@ -24,11 +27,11 @@ from cifar_dist.training.trainer import Trainer
 
 SIDE = 16  # what the deepest of them still takes, and a quarter of the work
 PER_SPLIT = {"train": 12, "val": 4, "test": 4}
-SMALLER: dict[str, dict[str, object]] = {
-    "custom-resnet": {"pairs": (1, 0, 0)},
-    "resnet18": {"blocks": (1, 1, 1, 1)},
-    "resnet34": {"blocks": (1, 1, 1, 1)},
-    "speed-net-96": {"widths": (32, 96, 128)},
+SMALLER: dict[str, dict[str, OptionValue]] = {
+    "custom-resnet": {"pairs": [1, 0, 0]},
+    "resnet18": {"blocks": [1, 1, 1, 1]},
+    "resnet34": {"blocks": [1, 1, 1, 1]},
+    "speed-net-96": {"widths": [32, 96, 128]},
     "wrn-28-10": {"depth": 10, "width": 1},
 }
 """Options of networks whose checkpoints would take tens of megabytes or more. tests/models builds them as they are."""
@@ -39,12 +42,11 @@ def few(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A handful of digits, packed."""
     folder = tmp_path_factory.mktemp("few")
     manifest = Manifest.load(digits)
-    arrays = {}
+    arrays: dict[str, ArrayLike] = {}
     for split, count in PER_SPLIT.items():
         arrays[f"x_{split}"] = ShardReader(manifest, split).all().numpy()[:count]
         arrays[f"y_{split}"] = np.arange(count) % 10
-    np.savez(folder / "few.npz", **arrays)
-    pack(str(folder / "few.npz"), folder / "few", size=SIDE, show=False)
+    pack(write_npz(folder / "few.npz", arrays), folder / "few", size=SIDE, show=False)
     return folder / "few"
 
 

@@ -34,7 +34,7 @@ class CifarLoader:
     def __iter__(self):
         yield from self.images.split(2)
 
-def main(loader=None):
+def main(run, model):
     starter, ender = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     starter.record()
     seen = []
@@ -66,10 +66,10 @@ def test_a_script_takes_a_step_for_each_request(
     requests = Requests()
     script = load(path, torch.bfloat16, compiled=False)
     read_from(script, str(tmp_path), requests)
-    script.clock = clock
-    script.main()
+    vars(script)["clock"] = clock
+    script.main(1, torch.nn.Identity())
     with pytest.raises(NoMoreRequestsError):
-        script.main()
+        script.main(2, torch.nn.Identity())
     (first, whole), (second, part) = script.SEEN
     assert torch.cat(first).tolist() == [0, 2, 4, 6]
     assert first[0].dtype == torch.bfloat16

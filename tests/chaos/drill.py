@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import random
 import shutil
 import subprocess
@@ -167,8 +168,13 @@ def launch(drill: Drill, number: int) -> None:
     words = ["-m", "cifar_dist", "launch", "cpu", "--num_processes=2", str(drill.recipe), "--run.name", trial]
 
     def run() -> subprocess.Popen[str]:
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.Popen([sys.executable, *words], env=environment(mark), text=True, **pipes)
+        return subprocess.Popen(
+            [sys.executable, *words],
+            env=environment(mark),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     agent = run()
     victim = draw.choice(("agent", "launcher", "rank"))
@@ -345,7 +351,7 @@ def trials(kills: int, launches: int, damages: int) -> Iterator[tuple[str, Calla
     """Yield the name of each trial, and the trial."""
     for kind, count in ((kill, kills), (launch, launches), (damage, damages)):
         for number in range(count):
-            yield f"{kind.__name__}-{number}", lambda drill, kind=kind, number=number: kind(drill, number)
+            yield f"{kind.__name__}-{number}", functools.partial(kind, number=number)
 
 
 def run_drill(folder: Path, data: Path, seed: int, wanted: Sequence[tuple[str, Callable[[Drill], None]]]) -> Drill:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import get_type_hints
@@ -16,13 +16,12 @@ import pytest
 from support.observations import die, final_weights, mirror, pack_colours, run
 from support.witnesses import WITNESSES
 
-from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.config.build import build_config
 from cifar_dist.config.changes import CHANGEABLE_ON_RESUME
 from cifar_dist.config.choice import field_names, is_root, keys_of, leaves
 from cifar_dist.config.section import key_of
-from cifar_dist.config.tree import put
+from cifar_dist.config.tree import Tree, put
 from cifar_dist.errors import UserError
 
 Settings = dict[str, object]
@@ -31,7 +30,7 @@ Settings = dict[str, object]
 def choices() -> Iterator[tuple[str, Settings, type]]:
     """Yield (section, selecting key, dataclass) of every section and every variant."""
     for section, hint in ((field.name, get_type_hints(Config)[field.name]) for field in fields(Config)):
-        variants = leaves(hint) if is_root(hint) else [({}, hint)]
+        variants: Iterable[tuple[Mapping[str, object], type]] = leaves(hint) if is_root(hint) else [({}, hint)]
         yield from ((section, {**picks}, variant) for picks, variant in variants)
 
 
@@ -71,7 +70,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 def built(settings: Settings, known: Sequence[str]) -> Config:
     """Build a config from dotted keys, without those that the chosen variants do not have."""
-    tree: recipe.Tree = {}
+    tree: Tree = {}
     for key, value in settings.items():
         if key in known or key.partition(".")[0] != known[0].partition(".")[0]:
             put(tree, key, value)
@@ -90,14 +89,10 @@ def test_a_setting_has_an_effect(base: Settings, section: str, picks: Settings, 
 
 
 # Whose witness is another place, other code or a refusal.
-ELSEWHERE = ("run.name", "run.dir", "run.fresh", "run.processes", "run.max_time", "data.path")
-ELSEWHERE += (
-    "train.compile",
-    "train.engine",
-    "train.threads",
-    "tracking.mirrors",
-    "tracking.project",
-    "tracking.entity",
+ELSEWHERE = (
+    *("run.name", "run.dir", "run.fresh", "run.processes", "run.max_time", "data.path"),
+    *("train.compile", "train.engine", "train.threads"),
+    *("tracking.mirrors", "tracking.project", "tracking.entity"),
 )
 FREE = [key for key in WITNESSES if {key, key.partition(".")[0]} & {*CHANGEABLE_ON_RESUME} and key not in ELSEWHERE]
 
@@ -106,7 +101,7 @@ def test_settings_that_a_resume_may_change_do_not_change_the_weights(base: Setti
     average = {"average.name": "swa", "average.start": 0.3, "average.recalibrate": 20, "model.name": "tiny-resnet"}
 
     def weights_with(*keys: str) -> list[str]:
-        tree: recipe.Tree = {}
+        tree: Tree = {}
         for name, setting in {**base, **average, **{key: WITNESSES[key].value for key in keys}}.items():
             put(tree, name, setting)
         return final_weights(build_config(tree, where="the test"))

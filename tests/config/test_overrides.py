@@ -13,7 +13,7 @@ from cifar_dist.config.overrides import parse_overrides, split_settings
 from cifar_dist.config.toml_text import option
 from cifar_dist.errors import UserError
 
-SCALARS = st.booleans() | st.integers(-9, 9) | st.text(st.characters(exclude_categories=("C",)))
+SCALARS = st.booleans() | st.integers(-9, 9) | st.text(st.characters(exclude_categories=["C"]))
 
 
 @given(SCALARS | st.lists(SCALARS, max_size=3))
@@ -21,7 +21,7 @@ def test_an_option_of_a_model_is_read_as_it_was_shown(value: object) -> None:
     assert parse_overrides(shlex.split(option("model.options.width", value))) == {"model.options.width": value}
 
 
-@given(st.text(st.characters(exclude_categories=("C",)), min_size=1).filter(lambda text: not text.startswith("--")))
+@given(st.text(st.characters(exclude_categories=["C"]), min_size=1).filter(lambda text: not text.startswith("--")))
 def test_a_text_is_read_as_it_was_shown(text: str) -> None:
     assert parse_overrides(shlex.split(option("run.name", text))) == {"run.name": text}
 

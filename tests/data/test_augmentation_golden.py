@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import pytest
@@ -83,8 +84,15 @@ def test_every_shipped_recipe_shows_its_golden_pixels() -> None:
     assert {name: checksums(recipe.load(name).augment, 0) for name in recipe.shipped()} == GOLDEN["recipes"]
 
 
+class Golden(TypedDict):
+    """Settings of version 1, and the checksums of the pixels that they gave."""
+
+    settings: dict[str, object]
+    sums: str
+
+
 @pytest.mark.parametrize("old", GOLDEN["version 1"], ids=lambda old: json.dumps(old["settings"]))
-def test_settings_of_version_1_give_their_pixels(old: dict[str, dict[str, object]]) -> None:
+def test_settings_of_version_1_give_their_pixels(old: Golden) -> None:
     tree = {"augment": upgraded_augment(old["settings"])}
     config = build_config(tree, where="version 1").augment
     assert checksums(config, 3) == old["sums"]

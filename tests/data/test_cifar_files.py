@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from support import dataset_builders as build
 from support.opened_sources import one_line, open_quietly
 
-CIFAR: dict[str, tuple[Callable[[Path], dict], str, list[str]]] = {
+CIFAR: dict[str, tuple[Callable[[Path], dict[str, tuple[NDArray[np.uint8], list[int]]]], str, list[str]]] = {
     "cifar-10-batches-py": (build.cifar10, "cifar10-python", build.CLASSES_10),
     "cifar-10-batches-bin": (build.cifar10_binary, "cifar10-binary", build.CLASSES_10),
     "cifar-100-python": (build.cifar100, "cifar100-python", build.FINE),

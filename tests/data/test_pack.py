@@ -8,17 +8,19 @@ import os
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike
 from support import dataset_builders as build
 from webdataset import WebDataset
 
 from cifar_dist import cli
-from cifar_dist.data.image import decode, encode
+from cifar_dist.data.image import Lossless, decode, encode
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
 from cifar_dist.data.read import ShardReader
@@ -48,7 +50,7 @@ def webdataset_samples(manifest: Manifest, split: str) -> dict[str, dict[str, by
 )
 def test_what_is_packed_is_read_back_by_webdataset_and_by_us(
     tmp_path_factory: pytest.TempPathFactory,
-    samples: int, test: int, per_shard: int, fraction: float, codec: str, seed: int,
+    samples: int, test: int, per_shard: int, fraction: float, codec: Lossless, seed: int,
 ) -> None:  # fmt: skip
     folder = tmp_path_factory.mktemp("pack")
     source = build.labelled_npz(folder / "a.npz", samples, test=test)
@@ -136,7 +138,9 @@ def test_cifar_is_packed_with_its_own_test_split(tmp_path: Path) -> None:
     manifest = pack_quietly(source, tmp_path / "out", val_fraction=0.2)
     assert manifest.name == "cifar-10-python"
     assert manifest.source["kind"] == "cifar10-python"
-    assert len(manifest.source["sha256"]) == 64
+    digest = manifest.source["sha256"]
+    assert isinstance(digest, str)
+    assert len(digest) == 64
     assert manifest.labels("test").tolist() == expected["test"][1]  # in the published order
     assert np.array_equal(ShardReader(manifest, "test").all().numpy(), expected["test"][0])
     assert manifest.samples("train") + manifest.samples("val") == 100
@@ -172,9 +176,9 @@ def test_the_statistics_are_exactly_those_of_the_training_split(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("codec", ["png", "npy"])
-def test_an_image_is_stored_without_loss(codec: str) -> None:
+def test_an_image_is_stored_without_loss(codec: Lossless) -> None:
     image = build.random_images(1, side=17)[0]
-    assert np.array_equal(decode(encode(image, codec), codec), image)  # type: ignore[arg-type]
+    assert np.array_equal(decode(encode(image, codec), codec), image)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +192,9 @@ def test_an_image_is_stored_without_loss(codec: str) -> None:
         ({"size": 5000}, "size is 5000"),
     ],
 )
-def test_wrong_arguments_are_refused_and_nothing_is_written(tmp_path: Path, arguments: dict, complaint: str) -> None:
+def test_wrong_arguments_are_refused_and_nothing_is_written(
+    tmp_path: Path, arguments: dict[str, Any], complaint: str
+) -> None:
     source = build.labelled_npz(tmp_path / "a.npz", 6)
     with pytest.raises(UserError, match=complaint):
         pack_quietly(source, tmp_path / "out", **arguments)
@@ -216,9 +222,14 @@ def test_a_packed_dataset_is_not_a_source(tmp_path: Path) -> None:
 def test_images_that_two_splits_or_classes_share_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = build.random_images(12, side=6)
     labels = np.arange(12) % 2
-    shared = {"x_test": images[[3, 4]], "y_test": labels[[3, 5]]}  # the second has another class than in train
-    np.savez(tmp_path / "a.npz", x_train=images, y_train=labels, **shared)
-    pack(tmp_path / "a.npz", tmp_path / "out", val_fraction=0)
+    arrays: dict[str, ArrayLike] = {
+        "x_train": images,
+        "y_train": labels,
+        "x_test": images[[3, 4]],
+        "y_test": labels[[3, 5]],  # the second has another class than in train
+    }
+    source = build.write_npz(tmp_path / "a.npz", arrays)
+    pack(source, tmp_path / "out", val_fraction=0)
     said = capsys.readouterr().err
     assert "note: images of test that train has, too: 2 of 2: 'test 0', 'test 1'\n" in said
     assert "note: images that another class has, too: 1: 'test 1'\n" in said

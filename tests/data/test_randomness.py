@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import pytest
@@ -72,6 +73,10 @@ def test_a_sample_has_the_same_number_in_any_batch(data: st.DataObject, seed: in
     assert torch.equal(bits(seed, epoch, ids.repeat_interleave(2)[::2], "crop"), together)
 
 
+def below_77(seed: int, epoch: int, ids: Tensor, purpose: str, draw: int | range = 0) -> Tensor:
+    return integers(seed, epoch, ids, purpose, 77, draw)
+
+
 @settings(deadline=None)
 @given(SEEDS, EPOCHS, st.lists(COUNTERS, min_size=1, max_size=5), st.integers(0, 30), st.integers(1, 5))
 def test_several_draws_at_once_are_those_one_by_one(
@@ -79,7 +84,7 @@ def test_several_draws_at_once_are_those_one_by_one(
 ) -> None:
     draws = range(first, first + count)
     for ids in (torch.tensor(counters), torch.tensor(counters[0]), torch.tensor([counters] * 2)):
-        for number in (bits, uniform, lambda *args: integers(*args[:4], 77, args[4])):
+        for number in (bits, uniform, below_77):
             together = number(seed, epoch, ids, "crop", draws)
             assert torch.equal(together, torch.stack([number(seed, epoch, ids, "crop", draw) for draw in draws]))
 
@@ -110,7 +115,7 @@ def chi_square(cells: Tensor, number: int) -> float:
     counts = torch.bincount(cells, minlength=number).double()
     expected = counts.sum().item() / number
     statistic = ((counts - expected) ** 2 / expected).sum().item()
-    return (statistic - (number - 1)) / (2 * (number - 1)) ** 0.5
+    return float(statistic - (number - 1)) / math.sqrt(2 * (number - 1))
 
 
 IDS = torch.arange(1 << 16)

@@ -42,7 +42,9 @@ def test_images_and_labels_are_those_in_the_tars(packed: Manifest, split: str, c
     for shard in packed.shards(split):
         with tarfile.open(packed.root / shard.name) as tar:
             for member in tar:
-                data = tar.extractfile(member).read()
+                file = tar.extractfile(member)
+                assert file is not None
+                data = file.read()
                 match member.name.rpartition(".")[2]:
                     case "png":
                         images.append(np.asarray(Image.open(io.BytesIO(data))))

@@ -58,7 +58,7 @@ def test_arrays_are_read_as_numpy_reads_them(array: np.ndarray, protocol: int, v
         array = array[::2]
     value: object = array.reshape(-1)[0] if view == "scalar" and array.size else array
     read = read_pickle(pickle.dumps({"a": value}, protocol), "f")["a"]
-    assert np.array_equal(read, np.asarray(value), equal_nan=np.asarray(value).dtype.kind == "f")
+    assert np.array_equal(np.asarray(read), np.asarray(value), equal_nan=np.asarray(value).dtype.kind == "f")
     if isinstance(value, np.ndarray):
         assert isinstance(read, np.ndarray)
         assert read.dtype == value.dtype
@@ -125,7 +125,7 @@ def test_nothing_is_executed(tmp_path: Path, protocol: int) -> None:
         "SET" if protocol >= 4 else "set": {1, 2},
         "load": Call(np.load, str(proof)),
         "'O8'": np.array([None, Call(os.system, f"touch {proof}")], dtype=object),
-        "rec": np.rec.array([(1, 2)]),
+        "rec": np.rec.fromrecords([(1, 2)]),
     }
     for name, attack in attacks.items():
         for place in ({"data": attack}, [attack], attack):

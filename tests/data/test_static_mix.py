@@ -110,7 +110,7 @@ class Arithmetic(TorchDispatchMode):
     """Records the floating-point operations whose result may depend on the processor."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.doubtful: set[str] = set()
 
     def __torch_dispatch__(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 from support import dataset_builders as build
 
 from cifar_dist.data.unlabelled import read_unlabelled
@@ -75,8 +76,8 @@ def test_labelled_images_are_for_evaluate(tmp_path: Path) -> None:
 
 
 def test_ids_of_text_name_the_way_to_keep_them(tmp_path: Path) -> None:
-    content = {"data": build.random_images(2), "ids": ["a", "b"]}
-    np.savez(tmp_path / "a.npz", **content)
+    content: dict[str, ArrayLike] = {"data": build.random_images(2), "ids": ["a", "b"]}
+    build.write_npz(tmp_path / "a.npz", content)
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
     for name in ("a.npz", "a.pkl"):
         with pytest.raises(UserError, match=r"predict a folder of image files, whose names are then the ids$"):

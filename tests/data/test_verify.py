@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def problems(folder: Path) -> list[str]:
     return [line.strip() for line in lines]
 
 
-def rewrite(folder: Path, change: Callable[[dict], None]) -> None:
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change the manifest but keep the shards' checksums valid, so that only a check of the members finds it."""
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest.pop("sha256", None)  # as other programs and earlier versions write it
@@ -125,7 +126,7 @@ def test_one_flipped_bit_anywhere_is_reported(dataset: Path, place: int) -> None
 
 
 def test_wrong_offsets_are_reported(dataset: Path) -> None:
-    def change(manifest: dict) -> None:
+    def change(manifest: dict[str, Any]) -> None:
         train, test = manifest["splits"]["train"][0], manifest["splits"]["test"][0]
         train["image_offset"][3] += 512
         test["label_offset"][:2] = reversed(test["label_offset"][:2])
@@ -139,7 +140,7 @@ def test_wrong_offsets_are_reported(dataset: Path) -> None:
 
 
 def test_a_label_that_differs_from_the_cls_member_is_reported(dataset: Path) -> None:
-    def change(manifest: dict) -> None:
+    def change(manifest: dict[str, Any]) -> None:
         labels = manifest["splits"]["test"][0]["labels"]
         labels[2] = (labels[2] + 1) % CLASSES
 
@@ -148,7 +149,7 @@ def test_a_label_that_differs_from_the_cls_member_is_reported(dataset: Path) -> 
 
 
 def test_a_sample_that_webdataset_cannot_read_is_reported(dataset: Path) -> None:
-    def change(manifest: dict) -> None:
+    def change(manifest: dict[str, Any]) -> None:
         manifest["splits"]["test"][0]["keys"][2] = "00000099"
 
     rewrite(dataset, change)
@@ -168,7 +169,7 @@ def test_an_unusable_image_is_reported(dataset: Path, image: bytes, complaint: s
     with (dataset / "val-000000.tar").open("wb") as file, TarWriter(file, encoder=False, mtime=0) as tar:
         tar.write({"__key__": "0", "png": image, "cls": b"1"})
 
-    def change(manifest: dict) -> None:
+    def change(manifest: dict[str, Any]) -> None:
         size = len(image)
         manifest["splits"]["val"] = [
             {"name": "val-000000.tar", "samples": 1, "keys": ["0"], "labels": [1], "label_offset": [512],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def infer_mirror_translate(inputs: Tensor, net: nn.Module) -> Tensor:
     ("tta", "reference", "number"),
     [("0", infer_basic, 1), ("mirror", infer_mirror, 2), ("translate", infer_mirror_translate, 6)],
 )
-def test_the_levels_are_airbenchs(tta: str, reference: object, number: int) -> None:
+def test_the_levels_are_airbenchs(tta: str, reference: Callable[[Tensor, nn.Module], Tensor], number: int) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 12 * 10, 10))
     looks = views(tta)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -20,7 +21,7 @@ from cifar_dist.verbs.registry import VERBS
 from launch import soak
 
 
-def launch(*words: str | Path, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+def launch(*words: str | Path, cwd: Path = ROOT, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     python = f"{env['CIFAR_DIST_VENV']}/bin/python" if "CIFAR_DIST_VENV" in env else sys.executable
     command = [python, "-m", "cifar_dist", "launch", *words]
     return subprocess.run(command, env=environment(env), cwd=cwd, capture_output=True, text=True, timeout=PATIENCE)
@@ -33,13 +34,15 @@ def test_it_trains_a_recipe_and_runs_another_verb_in_a_folder_full_of_traps(
     recipe = soak.write_recipe(tmp_path, digits)
     for name in ("cifar_dist", "queue", "torch"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
-    trained = launch("cpu", recipe, "--run.name", "it", "--train.max_steps", "3", cwd=tmp_path, PYTHONSAFEPATH="1")
+    trained = launch(
+        "cpu", recipe, "--run.name", "it", "--train.max_steps", "3", cwd=tmp_path, env={"PYTHONSAFEPATH": "1"}
+    )
     assert trained.returncode == 0, trained.stderr
     assert "2 processes, DDP, cpu" in trained.stdout
-    extended = launch("cpu", "resume", tmp_path / "runs" / "it", "--train.max_steps", "5", cwd=ROOT, **forked)
+    extended = launch("cpu", "resume", tmp_path / "runs" / "it", "--train.max_steps", "5", env=forked)
     assert extended.returncode == 0, extended.stderr
     assert "finished after step 5 of 5: train.max_steps" in extended.stdout
-    evaluated = launch("cpu", "--num_processes=2", "evaluate", tmp_path / "runs" / "it", cwd=ROOT, **forked)
+    evaluated = launch("cpu", "--num_processes=2", "evaluate", tmp_path / "runs" / "it", env=forked)
     assert evaluated.returncode == 0, evaluated.stderr
     assert evaluated.stdout.startswith("test: accuracy ")
 
@@ -78,14 +81,14 @@ def test_an_evaluation_ends_on_request(digits: Path, tmp_path: Path, forked: dic
     ],
 )
 def test_it_refuses_bad_input_in_one_line(forked: dict[str, str], words: list[str], says: str) -> None:
-    done = launch(*words, **forked)
+    done = launch(*words, env=forked)
     assert done.returncode == 2
     assert done.stderr.startswith(f"cifar-dist: {says}")
     assert done.stderr.count("\n") == 1
 
 
 def test_help_lists_configs_and_collective_verbs() -> None:
-    done = launch("--help")
+    done = launch("--help", env={})
     assert done.returncode == 0
     assert "configs: cpu ddp fsdp single zero1 zero2 zero2-offload zero3" in done.stdout
     assert "doctor" in done.stdout

@@ -41,7 +41,7 @@ def test_a_launch_that_would_silently_start_one_process_is_refused(tmp_path: Pat
     """A process reads what was requested from the command line of its parent, so none is a fork here."""
     program = tmp_path / "check.py"
     program.write_text("from cifar_dist.distributed.launch_checks import check_launch\ncheck_launch(0)\n")
-    words = ["accelerate", "launch", "--cpu", "--num_processes", "2", program]
+    words = ["accelerate", "launch", "--cpu", "--num_processes", "2", str(program)]
     done = run({"CIFAR_DIST_VENV": sys.prefix}, *words)
     assert done.returncode != 0
     refused = "accelerate launch was asked for 2 processes and started 1"

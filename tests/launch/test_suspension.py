@@ -18,7 +18,8 @@ train.epochs = 2000
 
 
 def below(pid: int) -> list[psutil.Process]:
-    return psutil.Process(pid).children(recursive=True)
+    found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+    return found
 
 
 @pytest.mark.parametrize("command", ["launch", "sweep"])

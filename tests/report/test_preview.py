@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
+from support.dataset_builders import write_npz
 
 from cifar_dist import recipe
 from cifar_dist.config import AugmentConfig, DataConfig
@@ -37,12 +38,12 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """60 packed images of 12x10 random pixels in 3 classes."""
     folder = tmp_path_factory.mktemp("colours")
     random = np.random.default_rng(0)
-    arrays = {}
+    arrays: dict[str, ArrayLike] = {}
     for split, count in (("train", 60), ("test", 6)):
         arrays[f"x_{split}"] = random.integers(0, 256, (count, 12, 10, 3), dtype=np.uint8)
         arrays[f"y_{split}"] = np.arange(count) % 3
-    np.savez(folder / "colours.npz", **arrays)
-    return pack(folder / "colours.npz", folder / "packed", samples_per_shard=20, val_fraction=0, show=False)
+    source = write_npz(folder / "colours.npz", arrays)
+    return pack(source, folder / "packed", samples_per_shard=20, val_fraction=0, show=False)
 
 
 def preview_of(*words: str) -> Path:

@@ -55,7 +55,13 @@ def make_run(folder: Path, digits: Path, *, epochs: int = 3, classes: tuple[str,
         if step % 10 == 0:
             log.append([Record(step, epoch, "val", 3 / step, 1 - 2 / step, 50, seconds, usage=usage)])
     log.close()
-    for kind, step in (("started", 0), ("killed", 12), ("resumed", 10), ("finished", 10 * epochs)):
+    kinds: list[tuple[timeline.Kind, int]] = [
+        ("started", 0),
+        ("killed", 12),
+        ("resumed", 10),
+        ("finished", 10 * epochs),
+    ]
+    for kind, step in kinds:
         timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(0), kind, step, 2, HOSTILE, HOSTILE))
     environment = {"run": {"model": HOSTILE, "dataset": CONTROL}, "command": [HOSTILE]}
     (run / "environment.json").write_text(json.dumps(environment))
@@ -305,15 +311,20 @@ def test_without_labels_only_the_sample_is_drawn(digits: Path, tmp_path: Path) -
     assert draw_evaluation(evaluation) == []
 
 
+def last_in_legend(figure: Figure) -> str:
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    return legend.get_texts()[-1].get_text()
+
+
 def test_curves_and_headline_say_how_a_process_ended(digits: Path, tmp_path: Path, drawn: list[Figure]) -> None:
     run = make_run(tmp_path, digits)
     shutil.rmtree(run / "evaluations")  # to draw less
     write_report(RunFolder(run))
-    (legend,) = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()][-1:]
-    assert legend == "killed"
+    assert last_in_legend(drawn[0]) == "killed"
     timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(0), "failed", 1234))
     assert "<br>failed after step 1,234" in write_report(RunFolder(run)).read_text()
-    assert drawn[-2].axes[0].get_legend().get_texts()[-1].get_text() == "killed, failed"
+    assert last_in_legend(drawn[-2]) == "killed, failed"
 
 
 @pytest.fixture

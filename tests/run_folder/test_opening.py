@@ -120,25 +120,25 @@ def test_checking_whether_a_run_is_in_use_does_not_lock_it(
 
 
 @pytest.mark.parametrize(
-    ("change", "key"),
+    ("changed", "key"),
     [
-        ({"optim": SGDConfig(lr=0.2)}, "optim.lr = 0.1 and this command says 0.2"),
-        ({"run": RunConfig(name="it", seed=1)}, "run.seed = 0 and this command says 1"),
-        ({"train": TrainConfig(batch_size=256)}, "train.batch_size = 512 and this command says 256"),
-        ({"data": DataConfig(shuffle_block=1)}, "data.shuffle_block = 64 and this command says 1"),
-        ({"model": ModelConfig("tiny-cnn")}, "model.options.dropout = 0.1 and this command says nothing"),
+        (replace(CONFIG, optim=SGDConfig(lr=0.2)), "optim.lr = 0.1 and this command says 0.2"),
+        (replace(CONFIG, run=RunConfig(name="it", seed=1)), "run.seed = 0 and this command says 1"),
+        (replace(CONFIG, train=TrainConfig(batch_size=256)), "train.batch_size = 512 and this command says 256"),
+        (replace(CONFIG, data=DataConfig(shuffle_block=1)), "data.shuffle_block = 64 and this command says 1"),
+        (replace(CONFIG, model=ModelConfig("tiny-cnn")), "model.options.dropout = 0.1 and this command says nothing"),
         (
-            {"model": ModelConfig("tiny-cnn", {"dropout": 0.1, "widths": [8, 16]})},
+            replace(CONFIG, model=ModelConfig("tiny-cnn", {"dropout": 0.1, "widths": [8, 16]})),
             "model.options.widths = nothing and this command says [8, 16]",
         ),
-        ({"optim": AdamConfig()}, 'optim.name = "sgd" and this command says "adam"'),
+        (replace(CONFIG, optim=AdamConfig()), 'optim.name = "sgd" and this command says "adam"'),
     ],
 )
 def test_a_resume_that_contradicts_is_refused_by_key(
-    tmp_path: Path, manifest: Manifest, change: dict[str, object], key: str
+    tmp_path: Path, manifest: Manifest, changed: Config, key: str
 ) -> None:
     open_and_end(tmp_path / "it", CONFIG, manifest)
-    message = refusal(tmp_path / "it", replace(CONFIG, **change), manifest)
+    message = refusal(tmp_path / "it", changed, manifest)
     assert f"it was started with {key}; leave {key.split()[0]} as it was: cifar-dist resume " in message
     assert read_config(tmp_path / "it" / "config.toml") == CONFIG, "the run keeps its config"
 

@@ -36,8 +36,8 @@ def test_clean_deletes_no_folder_that_is_not_a_run(runs: Path, tmp_path: Path) -
     (tmp_path / "blog" / "config.toml").write_text('title = "blog"')
     (runs / "unborn" / "notes.txt").write_text("of the user")
     before = files(tmp_path)
-    for folder in (".", "runs", str(tmp_path), "blog", "runs/unborn"):
-        assert cli.run(["runs", "clean", folder, "--yes"]) == 0
+    for name in (".", "runs", str(tmp_path), "blog", "runs/unborn"):
+        assert cli.run(["runs", "clean", name, "--yes"]) == 0
     assert files(tmp_path) == before
     (runs / "unborn" / "notes.txt").unlink()
     assert cli.run(["runs", "clean", "--yes"]) == 0

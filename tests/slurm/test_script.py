@@ -42,7 +42,7 @@ class Programs:
         path = f"{self.folder}/bin:{environment()['PATH']}"
         job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_SUBMIT_DIR": str(ROOT)}
         env = environment({**job, "PATH": path, "CIFAR_DIST_VENV": str(self.folder), **variables})
-        command = ["bash", ROOT / "slurm" / "train.sbatch", "demo"]
+        command = ["bash", str(ROOT / "slurm" / "train.sbatch"), "demo"]
         return subprocess.run(command, env=env, cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE)
 
     def calls(self, name: str) -> list[str]:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,13 +72,13 @@ class Teller:
         nodes: str = "node[1-2]",
         options: Sequence[str] = (),
         script: Path = SCRIPT,
-        **variables: str,
+        env: Mapping[str, str] | None = None,
     ) -> Story:
         folder = self.recipe.parent
         note = folder / f"{name}.paused"
         words = [str(self.recipe), "--run.name", name, *settings]
-        env = {**self.env, **pausing(PAUSE, note), **variables}
-        job = self.cluster.submit(folder, *words, nodes=nodes, options=options, script=script, **env)
+        own = {**self.env, **pausing(PAUSE, note), **(env or {})}
+        job = self.cluster.submit(folder, *words, nodes=nodes, options=options, script=script, env=own)
         return Story(job, folder / "runs" / name, note)
 
 
@@ -96,8 +96,7 @@ def teller(cluster: Cluster, recipe: Path, forked: dict[str, str]) -> Teller:
 @pytest.fixture(scope="module")
 def undisturbed(cluster: Cluster, recipe: Path) -> Job:
     """Return an undisturbed job of real interpreters; Slurm believes that each of its nodes has a GPU."""
-    env = {"SBATCH_GRES": "gpu:1"}
-    return cluster.submit(recipe.parent, str(recipe), "--run.name", "undisturbed", **env)
+    return cluster.submit(recipe.parent, str(recipe), "--run.name", "undisturbed", env={"SBATCH_GRES": "gpu:1"})
 
 
 # What the job inherits if it is submitted inside a requeued task of an array that has GPUs.
@@ -115,23 +114,25 @@ def stories(teller: Teller, cluster: Cluster, undisturbed: Job) -> dict[str, Sto
     folder = teller.recipe.parent
     eager = folder / "eager.sbatch"  # to see whether a lost node has returned
     eager.write_text(SCRIPT.read_text().replace("read -rt 30", "read -rt 1"))
-    elastic = {"options": ["--no-kill"], "script": eager, "CIFAR_DIST_MIN_NODES": "1"}
+
+    def begin_elastic(name: str, *settings: str, least: int) -> Story:
+        env = {"CIFAR_DIST_MIN_NODES": str(least)}
+        return teller.begin(name, *settings, nodes="node[7-8]", options=["--no-kill"], script=eager, env=env)
+
     hanging = write_python(folder / "hanging", teller.env, "exec env --default-signal sleep 1000", only="slurm node")
     missing = write_python(folder / "missing", teller.env, "exit 127")
     told = {
-        "signal": teller.begin("signal", **_OF_ANOTHER_JOB),
+        "signal": teller.begin("signal", env=_OF_ANOTHER_JOB),
         "time-limit": teller.begin("time-limit", options=["--time=60"]),
         "preempted": teller.begin("preempted", nodes="node[3-4]"),
         "node-down": teller.begin("node-down", nodes="node[5-6]"),
-        "elastic": teller.begin("elastic", nodes="node[7-8]", **elastic),
-        "few": teller.begin(
-            "few", "--run.join_timeout", "3", nodes="node[7-8]", **{**elastic, "CIFAR_DIST_MIN_NODES": "2"}
-        ),
+        "elastic": begin_elastic("elastic", least=1),
+        "few": begin_elastic("few", "--run.join_timeout", "3", least=2),
         "stalled": teller.begin("stalled", "--run.stall_timeout", "5"),
         "named": teller.begin("named"),
-        "inside": teller.begin("inside", nodes="node1", CIFAR_DIST_SRUN_OPTIONS="--cpu-bind=none"),
-        "silent": teller.begin("silent", "--run.join_timeout", "3", CIFAR_DIST_VENV=str(hanging)),
-        "missing": teller.begin("missing", CIFAR_DIST_VENV=str(missing)),
+        "inside": teller.begin("inside", nodes="node1", env={"CIFAR_DIST_SRUN_OPTIONS": "--cpu-bind=none"}),
+        "silent": teller.begin("silent", "--run.join_timeout", "3", env={"CIFAR_DIST_VENV": str(hanging)}),
+        "missing": teller.begin("missing", env={"CIFAR_DIST_VENV": str(missing)}),
     }
     for name in ("signal", "time-limit", "preempted", "node-down", "elastic", "named", "inside"):
         paused, job = told[name].pause(), told[name].job
@@ -303,13 +304,13 @@ def test_a_cancelled_job_saves_and_is_not_requeued(teller: Teller, whole: Path) 
     assert told.job.wait() == "CANCELLED"
     until(lambda: "is not requeued because the job is" in told.job.output(), told.job.output)
     assert [event.kind for event in told.events()] == ["started", "interrupted"]
-    resumed = teller.cluster.submit(teller.recipe.parent, "resume", str(told.run), **env)
+    resumed = teller.cluster.submit(teller.recipe.parent, "resume", str(told.run), env=env)
     Story(resumed, told.run, note).assert_is_whole(whole, restarts=0)
 
 
 def test_a_job_that_is_cancelled_while_it_decides_is_not_requeued(teller: Teller, tmp_path: Path) -> None:
     cancelling = write_python(tmp_path, teller.env, "scancel $SLURM_JOB_ID", only="slurm requeue", node="node1")
-    told = teller.begin("late", nodes="node1", CIFAR_DIST_VENV=str(cancelling))
+    told = teller.begin("late", nodes="node1", env={"CIFAR_DIST_VENV": str(cancelling)})
     paused = told.pause()
     told.job.call("scancel", "--signal=USR1", told.job.id)
     resume(paused)

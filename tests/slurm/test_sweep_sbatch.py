@@ -101,7 +101,7 @@ def test_what_sbatch_refuses_is_one_line(file: Path) -> None:
 
 
 def test_starting_a_task_by_hand_is_refused() -> None:
-    command = ["bash", ROOT / "slurm" / "sweep.sbatch", "demo"]
+    command = ["bash", str(ROOT / "slurm" / "sweep.sbatch"), "demo"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2
     assert done.stderr == (

@@ -38,7 +38,7 @@ def test_bad_input_ends_the_job_before_any_node_trains(
     said: str,
 ) -> None:
     data = ["--data.path", str(digits)] if variables else []
-    job = cluster.submit(tmp_path, *words, *data, **forked, **variables)
+    job = cluster.submit(tmp_path, *words, *data, env=forked | variables)
     assert job.wait() == "FAILED"
     assert (job.facts()["ExitCode"], job.facts()["Restarts"]) == ("2:0", "0")
     assert job.output().startswith(said)
@@ -46,7 +46,7 @@ def test_bad_input_ends_the_job_before_any_node_trains(
 
 
 def test_wrong_options_of_srun_are_named(cluster: Cluster, tmp_path: Path, forked: dict[str, str]) -> None:
-    job = cluster.submit(tmp_path, "demo", **forked, CIFAR_DIST_SRUN_OPTIONS="--nosuch=1 --cpu-bind=none")
+    job = cluster.submit(tmp_path, "demo", env={**forked, "CIFAR_DIST_SRUN_OPTIONS": "--nosuch=1 --cpu-bind=none"})
     assert job.wait() == "FAILED"
     assert job.facts()["ExitCode"] == "2:0"
     assert "srun: unrecognized option '--nosuch=1'" in job.output()
@@ -61,7 +61,7 @@ def test_an_error_of_the_checks_is_not_taken_for_a_missing_python(
 ) -> None:
     (tmp_path / "mine.py").write_text("import os\nos._exit(5)\n")
     words = ["demo", "--data.path", str(digits), "--train.engine", "mine.py:Engine"]
-    job = cluster.submit(tmp_path, *words, **forked)
+    job = cluster.submit(tmp_path, *words, env=forked)
     assert job.wait() == "FAILED"
     assert (job.facts()["ExitCode"], job.output()) == ("5:0", "")
 
@@ -84,7 +84,7 @@ def test_a_time_limit_that_leaves_no_time_to_train_is_refused(
 ) -> None:
     """Each attempt would train a step or two, save and be requeued."""
     words = ["demo", "--data.path", str(digits), *settings]
-    job = cluster.submit(tmp_path, *words, options=["--time=1"], **forked, **variables)
+    job = cluster.submit(tmp_path, *words, options=["--time=1"], env=forked | variables)
     assert job.wait() == "FAILED"
     assert (job.facts()["ExitCode"], job.facts()["Restarts"]) == ("2:0", "0")
     assert job.output() == (
@@ -101,7 +101,7 @@ def test_gpus_that_the_job_has_asked_for_each_task_are_those_of_its_node(
     instead = 'echo "GPUs: $SLURM_GPUS_ON_NODE"; exit 7'
     python = write_python(tmp_path, forked, instead, only="slurm node", node="node1")
     env = {**forked, "CIFAR_DIST_VENV": str(python)}
-    job = cluster.submit(tmp_path, "demo", "--data.path", str(digits), nodes="node1", options=options, **env)
+    job = cluster.submit(tmp_path, "demo", "--data.path", str(digits), nodes="node1", options=options, env=env)
     assert job.wait() == "FAILED"
     assert "GPUs: 2\n" in job.output()
 
@@ -118,7 +118,7 @@ def test_an_attempt_without_progress_is_the_last(
     for name in ("slurm", "cifar_dist", "launch"):
         (tmp_path / name).symlink_to(ROOT / name)
     env = {**forked, "CIFAR_DIST_HOME": str(tmp_path), "CIFAR_DIST_TEST_PAUSE_AFTER": "0"}  # forks import the file
-    job = cluster.submit(tmp_path, "demo", "--data.path", str(digits), **env)
+    job = cluster.submit(tmp_path, "demo", "--data.path", str(digits), env=env)
     assert job.wait() == "FAILED"
     assert (job.facts()["ExitCode"], job.facts()["Restarts"]) == ("1:0", "0")
     assert "attempt 1 made no progress since the start, so it is not requeued" in job.output()
@@ -130,7 +130,7 @@ def test_a_job_that_must_not_be_requeued_says_how_to_resume(
     saves = "mkdir -p runs/it/checkpoints; ln -s step-00000005 runs/it/checkpoints/latest; exit 0"
     env = {**forked, "CIFAR_DIST_VENV": str(write_python(tmp_path, forked, saves, only="slurm node", node="node1"))}
     words = ["demo", "--data.path", str(digits), "--run.name", "it"]
-    job = cluster.submit(tmp_path, *words, nodes="node1", options=["--no-requeue"], **env)
+    job = cluster.submit(tmp_path, *words, nodes="node1", options=["--no-requeue"], env=env)
     assert job.wait() == "FAILED"
     assert job.facts()["ExitCode"] == "75:0"
     assert job.output().splitlines()[-1] == (

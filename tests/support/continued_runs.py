@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,16 +74,16 @@ class Place:
     def whole(self) -> Path:
         return self.runs / "whole"
 
-    def run(self, *words: str, die_at: int = 0, **variables: str) -> Done:
+    def run(self, *words: str, die_at: int = 0, env: Mapping[str, str] | None = None) -> Done:
         """Run a command in its own process, which is killed before the ``die_at``-th time it renames a file."""
         end = self.runs.parent / "end.json"
         end.unlink(missing_ok=True)
         with contextlib.suppress(AssertionError):  # the exit code of a killed process
-            forked_ranks.run(1, lambda: _run(words, end, die_at, variables))
+            forked_ranks.run(1, lambda: _run(words, end, die_at, env or {}))
         return Done(**json.loads(end.read_text())) if end.exists() else Done(-9, "killed")
 
-    def train(self, name: str, *words: str, die_at: int = 0, **variables: str) -> Done:
-        return self.run("train", self.recipe, "--run.name", name, *words, die_at=die_at, **variables)
+    def train(self, name: str, *words: str, die_at: int = 0) -> Done:
+        return self.run("train", self.recipe, "--run.name", name, *words, die_at=die_at)
 
     def assert_is_whole(self, run: Path) -> None:
         """Assert that the run has the records, the final weights and the state of the uninterrupted one."""
@@ -91,8 +92,8 @@ class Place:
         assert RunFolder(run).is_finished()
 
 
-def _run(words: tuple[str, ...], end: Path, die_at: int, variables: dict[str, str]) -> None:
-    os.environ.update(variables)
+def _run(words: tuple[str, ...], end: Path, die_at: int, env: Mapping[str, str]) -> None:
+    os.environ.update(env)
     sys.orig_argv = ["cifar-dist", *words]
     sys.modules["cifar_dist.report.run_page"] = None  # type: ignore[assignment]  # a report takes longer than the run
     count = itertools.count(1)

@@ -205,7 +205,7 @@ def pausing(records: int, note: Path, saved: Path | None = None) -> dict[str, st
     }
 
 
-def wait_for_pause(note: Path, running: Sequence[subprocess.Popen[str]]) -> psutil.Process:
+def wait_for_pause(note: Path, running: Sequence[subprocess.Popen[Any]]) -> psutil.Process:
     """Wait until the run of :func:`pausing` has stopped itself."""
     wait_until(lambda: note.is_file() and note.read_text().isdigit(), running)
     paused = psutil.Process(int(note.read_text()))

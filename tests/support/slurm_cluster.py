@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,10 +112,10 @@ class Cluster:
         nodes: str = "node[1-2]",
         options: Sequence[str] = (),
         script: Path = SCRIPT,
-        **variables: str,
+        env: Mapping[str, str],
     ) -> Job:
         """Run ``sbatch *options script *words`` from ``folder``, which is not the repository."""
-        own = {**self.env, "CIFAR_DIST_HOME": str(ROOT), "CIFAR_DIST_VENV": sys.prefix, **variables}
+        own = {**self.env, "CIFAR_DIST_HOME": str(ROOT), "CIFAR_DIST_VENV": sys.prefix, **env}
         count = 2 if "[" in nodes else 1
         command = ["sbatch", "--parsable", f"--nodes={count}", f"--nodelist={nodes}", *options, str(script), *words]
         done = subprocess.run(command, env=own, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)

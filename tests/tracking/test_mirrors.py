@@ -83,7 +83,8 @@ def mirror(tmp_path: Path) -> str:
 def whole_run(folder: Path, mirror: str) -> list[list[object]]:
     """Run two attempts of four steps; return what the mirror received."""
     config = Config(tracking=TrackingConfig(mirrors=(mirror,)))
-    for first, status in ((1, "interrupted"), (4, "finished")):
+    attempts: list[tuple[int, Status]] = [(1, "interrupted"), (4, "finished")]
+    for first, status in attempts:
         step, makers = first - 1, wanted_mirrors(config.tracking)
         tracker = Tracker(RunFolder(folder), config, facts=FACTS, resume_step=step, mirrors=makers)
         tracker.train_steps([train(step) for step in range(first, 4)] or [train(4)])

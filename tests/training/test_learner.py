@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from cifar_dist.checkpoint import NEW_RUN, Checkpoint
-from cifar_dist.config import AverageConfig, Config, DataConfig, ModelConfig, NoAverageConfig, TrainConfig
-from cifar_dist.config.average import SWAConfig
+from cifar_dist.config import AverageConfig, Config, DataConfig, ModelConfig, TrainConfig
+from cifar_dist.config.average import NoAverageConfig, SWAConfig
 from cifar_dist.data.randomness import step_seed
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.errors import UserError
@@ -77,10 +77,11 @@ def test_a_network_that_draws_from_python_and_numpy_repeats(digits: Path, tmp_pa
     drawn: list[list[tuple[float, ...]]] = []
     for first in (0, 0, PER_EPOCH):
         with learner_of(digits, ModelConfig(f"{tmp_path}/drawing.py:Drawing"), NoAverageConfig()) as learner:
-            drawn.append(learner.model.module.drawn)
+            own: list[tuple[float, ...]] = vars(type(learner.model.module))["drawn"]
+            drawn.append(own)
             train(learner, first, EPOCHS * PER_EPOCH)
         drawn[-1] = drawn[-1].copy()
-        learner.model.module.drawn.clear()
+        own.clear()
     whole, again, rest = drawn
     assert whole == again
     assert rest[-PER_EPOCH * ACCUMULATE :] == whole[-PER_EPOCH * ACCUMULATE :]

@@ -11,6 +11,7 @@ import pytest
 from support.running import finish, spawn, start, train
 
 from cifar_dist import recipe
+from cifar_dist.config import SGDConfig
 from cifar_dist.optim.lr_curve import Curve
 
 RANGE = ["--low", "1e-4", "--high", "10", "--steps", "30"]
@@ -73,7 +74,9 @@ def test_the_rate_is_written_into_a_new_recipe_and_into_an_old_one(tiny: Path, t
     said = find(str(tiny), *RANGE, "--write", str(new), "--optim.momentum", "0.8")
     lr = recipe.load(str(new)).optim.lr
     assert f"optim.lr = {lr:g}: {new}" in said
-    assert recipe.load(str(new)).optim.momentum == 0.8
+    optim = recipe.load(str(new)).optim
+    assert isinstance(optim, SGDConfig)
+    assert optim.momentum == 0.8
     assert tomllib.loads(new.read_text())["base"] == "tiny.toml"
 
     old = tmp_path / "old.toml"

@@ -207,7 +207,8 @@ def test_a_failed_write_is_reported_at_the_next_save_and_retried(tmp_path: Path)
     (tmp_path / "checkpoints").write_text("in the way")
     saver.save(lambda _: tensors(2), state(2, best=True), must=False)
     saver.wait(7)
-    assert saver.best is None, "an accuracy without a checkpoint"
+    without = saver.best
+    assert without is None, "an accuracy without a checkpoint"
     (warning,) = tracker.warnings
     assert "the checkpoint of step 2 could not be saved: " in warning
     assert "training continues, and saves again after step 8 or at its end, at the latest" in warning
@@ -223,7 +224,7 @@ def test_each_further_attempt_comes_after_twice_the_steps_and_the_last_one_must_
     saver, tracker = saver_in(tmp_path)
     (tmp_path / "checkpoints").write_text("in the way")
     for step, again in ((10, 12), (12, 16), (16, 24), (24, 32)):
-        saver.save(lambda _, step=step: tensors(step), state(step), must=False)
+        saver.save(lambda _: tensors(step), state(step), must=False)  # noqa: B023 - it is called here
         saver.wait(step)
         assert [due for due in range(step, again + 1) if saver.is_due(due)] == [again]
     assert tracker.warnings[-1].endswith("; training continues, and saves again at its end")

@@ -39,7 +39,7 @@ def test_a_stop_file_and_a_time_limit_stop_a_run_and_say_so(place: Place, tmp_pa
     assert f": the STOP file\nresume with:\n  cifar-dist resume {run}\n" in stopped.said
     os.utime(file, (0, 0))
     ended = {"SLURM_JOB_ID": "7", "SLURM_JOB_START_TIME": "0", "SLURM_JOB_END_TIME": str(int(time.time()))}
-    late = place.run("resume", str(run), "--run.max_time", "auto", **ended)
+    late = place.run("resume", str(run), "--run.max_time", "auto", env=ended)
     assert (late.code, f"removed {file}" in late.said) == (75, True)
     assert [note for kind, _, note in events(run) if kind == "interrupted"] == [
         "the STOP file",
@@ -101,7 +101,7 @@ def test_a_time_limit_is_read_from_the_clock_of_rank_0(tiny: Path) -> None:
         with start_engine(config) as engine:
             ahead = 0 if engine.ranks.is_main else 3600
             clock = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + ahead)
-            stop_requests.time = clock  # type: ignore[assignment]
+            stop_requests.time = clock  # type: ignore[attr-defined,assignment]
             assert Trainer(config, engine).run() == 0
 
     forked_ranks.run(2, work)

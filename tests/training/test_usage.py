@@ -110,10 +110,12 @@ def test_a_ceiling_that_was_measured_beside_other_programs_is_corrected(
     monkeypatch.setattr(usage_meter, "measure_ceiling", lambda *_: next(found))
     with start_engine(config) as engine:
         meter = UsageMeter(build_setup(config, engine.ranks), engine, PhaseClock(engine.ranks.device))
-        used = []
+        used = list[float]()
         for seconds in (100.0, 100.0, 100.0):
             meter.add([Record(1, 0, "train", 1.0, 0.5, samples=int(1e6 * seconds), seconds=seconds)])
-            used.append(meter.take().utilisation)
+            utilisation = meter.take().utilisation
+            assert utilisation is not None
+            used.append(utilisation)
     assert used[0] == pytest.approx(4 * used[1], rel=0.01)
     assert used[1] == used[2]
 

@@ -24,8 +24,7 @@ from cifar_dist import cli
 from cifar_dist.config.saved import read_config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
-from cifar_dist.distributed.out_of_memory import OutOfMemoryError
-from cifar_dist.errors import UserError
+from cifar_dist.errors import OutOfMemoryError, UserError
 from cifar_dist.evaluation.speed import make_forms, time_forms
 from cifar_dist.evaluation.trained import build_trained, open_trained
 from cifar_dist.run_folder import RunFolder, find_run, read_summary
