@@ -145,7 +145,7 @@ def from_streaming(manifest: Manifest, workers: int, folder: Path) -> Loader:
     own = Path(tempfile.mkdtemp(dir=folder.parent), "shards")  # a folder may be in use by one dataset only
     own.symlink_to(folder)
 
-    class Dataset(StreamingDataset):  # type: ignore[misc]  # a package that .venv lacks
+    class Dataset(StreamingDataset):  # type: ignore[misc]
         def __getitem__(self, index: int) -> tuple[Tensor, int]:
             sample = super().__getitem__(index)
             return transform(sample["image"]), sample["label"]
