@@ -271,7 +271,7 @@ class WrappedModel(InferenceModel):
         require_savable(self._optimizer.optimizer, self.trainable_parameters(), self._built_groups)
 
     def require_fixed_shapes(self) -> None:
-        """Refuse, after a step, a network whose checkpoint a newly built one could not load.
+        """Refuse, after a pass of the first step, a network whose checkpoint a newly built one could not load.
 
         Raises:
             UserError: a tensor of its state appeared, vanished, or changed its shape.
@@ -281,7 +281,7 @@ class WrappedModel(InferenceModel):
             was, now = before.get(name, "not a tensor"), after.get(name, "not a tensor")
             if was != now:
                 raise UserError(
-                    f"the network's {name} was {was} before the first step and is {now} after it: no checkpoint of it "
+                    f"the network's {name} was {was} before the first step and is {now} within it: no checkpoint of it "
                     "could be loaded; register_buffer it with its final shape, or with persistent=False"
                 )
 

@@ -79,6 +79,7 @@ class Learner:
         if loaded is not None:  # an evaluation may precede its next step
             self._begin_epoch(max(0, loaded.state.step - 1) // setup.steps_per_epoch)
         self._needs_rehearsal = self.model.needs_rehearsal
+        self._is_first_step = True
         self._recalibrated: dict[str, Tensor] | None = None  # batch statistics of the average after the last step
 
     def _load_first_weights(self, loaded: Checkpoint | None) -> None:
@@ -130,10 +131,11 @@ class Learner:
                 self._rehearse(step, batches, lr)
             measured = self._forward_backward(step, batches, lr)
             if rho := self._config.optim.sam_rho:
-                with ascended(self.model.module, rho):
+                with ascended(self.model.module, rho, self.model.saved_buffers):
                     self._forward_backward(step, batches, lr)
             with self.clock.during("optimizer"):
                 grad_norm = self.model.update()
+        self._is_first_step = False
         self._recalibrated = None
         if self._average is not None:
             with self.clock.during("optimizer"):
@@ -145,7 +147,6 @@ class Learner:
         before = [buffer.clone() for buffer in self.model.saved_buffers()]
         self._forward_backward(step, batches, lr)
         self.model.require_gradients()  # DDP's next pass would not begin
-        self.model.require_fixed_shapes()
         for buffer, value in zip(self.model.saved_buffers(), before, strict=True):
             buffer.copy_(value)
         self.model.begin_step(lr)
@@ -172,6 +173,8 @@ class Learner:
                     loss = (losses * batch.weight).sum() / samples
                 with during("backward"):
                     self.model.backward(loss)
+                if self._is_first_step:
+                    self.model.require_fixed_shapes()  # before a sum, SAM or an average uses the buffers
             losses, predicted = losses.detach(), logits.argmax(dim=1)
             correct = predicted == batch.labels
             counted = [(losses * batch.weight).sum(), (correct * batch.weight).sum(), batch.weight.sum()]

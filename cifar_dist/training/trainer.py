@@ -181,7 +181,6 @@ class Trainer:
         if self._is_first_step:
             self.learner.model.assert_synchronised()
             self.learner.model.require_savable_state()
-            self.learner.model.require_fixed_shapes()
             if unused := self.learner.model.parameters_without_gradient():
                 self.tracker.warn(
                     f"{list_some(unused)} got no gradient in the first step: what forward does not use never learns, "

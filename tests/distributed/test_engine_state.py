@@ -86,7 +86,7 @@ def test_a_network_whose_buffers_appear_in_a_step_is_refused() -> None:
         models[-1].require_fixed_shapes()
         train(models[-1], 1, [16])
     with pytest.raises(
-        UserError, match=r"network's bank was not a tensor before the first step and is \[16, 6\] after it"
+        UserError, match=r"network's bank was not a tensor before the first step and is \[16, 6\] within it"
     ):
         models[0].require_fixed_shapes()
     models[1].require_fixed_shapes()

@@ -16,7 +16,7 @@ def test_a_step_by_hand() -> None:
     curvature = torch.tensor([3.0, 4.0])
     nn.init.ones_(model.weight)
     (curvature * model.weight[0].square() / 2).sum().backward()
-    with ascended(model, rho=0.5):
+    with ascended(model, rho=0.5, buffers=model.buffers):
         assert model.weight[0].tolist() == pytest.approx([1.3, 1.4])
         assert model.weight.grad is None
         (curvature * model.weight[0].square() / 2).sum().backward()
@@ -35,7 +35,7 @@ def test_the_gradient_is_that_at_the_weights_uphill() -> None:
         for parameter, gradient in zip(uphill.parameters(), gradients, strict=True):
             parameter.add_(0.05 * gradient / norm)
     loss_of(uphill, 0).backward()
-    with ascended(model, rho=0.05):
+    with ascended(model, rho=0.05, buffers=model.buffers):
         second = loss_of(model, 0)
         second.backward()
     assert second.item() > loss_of(small_model(), 0).item()
@@ -50,7 +50,7 @@ def test_weights_and_batch_statistics_are_restored_bit_for_bit(scale: float) -> 
     model, one_pass = small_model(), small_model()
     loss_of(one_pass, 0).backward()
     (loss_of(model, 0) * scale).backward()
-    with ascended(model, rho=0.3):
+    with ascended(model, rho=0.3, buffers=model.buffers):
         model(images(1))
     assert same(model.state_dict(), one_pass.state_dict())
 
@@ -69,7 +69,7 @@ def test_a_buffer_that_the_network_replaces_is_restored() -> None:
 
     model = Counting()
     model(torch.ones(1, 2)).sum().backward()
-    with ascended(model, rho=0.1):
+    with ascended(model, rho=0.1, buffers=model.buffers):
         model(torch.ones(1, 2)).sum().backward()
     assert model.passes == 1
 
@@ -79,7 +79,7 @@ def test_a_loss_scale_changes_nothing() -> None:
     for scale in (1.0, 1024.0):
         model = small_model()
         (loss_of(model, 0) * scale).backward()
-        with ascended(model, rho=0.3):
+        with ascended(model, rho=0.3, buffers=model.buffers):
             weights.append(model.get_parameter("0.weight").detach().clone())
     assert torch.equal(*weights)
 
@@ -89,7 +89,7 @@ def test_missing_and_zero_gradients_leave_the_weights_alone() -> None:
     model[0].requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     (model(torch.ones(1, 2)) * 0).sum().backward()
-    with ascended(model, rho=0.05):
+    with ascended(model, rho=0.05, buffers=model.buffers):
         assert same(model.state_dict(), before)
 
 
@@ -97,6 +97,6 @@ def test_the_weights_are_restored_when_the_second_pass_fails() -> None:
     model = small_model()
     loss_of(model, 0).backward()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(RuntimeError), ascended(model, rho=0.05):
+    with pytest.raises(RuntimeError), ascended(model, rho=0.05, buffers=model.buffers):
         model(torch.zeros(1, 1, 1, 1))
     assert same(model.state_dict(), before)

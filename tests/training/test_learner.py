@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,8 @@ import torch
 
 from cifar_dist.checkpoint import NEW_RUN, Checkpoint
 from cifar_dist.config import AverageConfig, Config, DataConfig, ModelConfig, TrainConfig
-from cifar_dist.config.average import NoAverageConfig, SWAConfig
+from cifar_dist.config.average import EMAConfig, LookaheadConfig, NoAverageConfig, SWAConfig
+from cifar_dist.config.optim import SGDConfig
 from cifar_dist.data.randomness import step_seed
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.errors import UserError
@@ -24,10 +25,19 @@ PER_EPOCH, ACCUMULATE, EPOCHS = 2, 2, 2
 
 @contextmanager
 def learner_of(
-    data: Path, model: ModelConfig, average: AverageConfig, loaded: Checkpoint | None = None
+    data: Path,
+    model: ModelConfig,
+    average: AverageConfig,
+    loaded: Checkpoint | None = None,
+    *,
+    parts: int = 0,
+    sam_rho: float = 0,
 ) -> Iterator[Learner]:
-    train = TrainConfig(epochs=EPOCHS, batch_size=126, accumulate=ACCUMULATE, threads=1)
-    config = Config(data=DataConfig(path=str(data)), model=model, train=train, average=average)
+    accumulate = 1 if parts else ACCUMULATE
+    train = TrainConfig(epochs=EPOCHS, batch_size=126, accumulate=accumulate, parts=parts, threads=1)
+    config = Config(
+        data=DataConfig(path=str(data)), model=model, optim=SGDConfig(sam_rho=sam_rho), train=train, average=average
+    )
     with start_engine(config) as engine:
         setup = build_setup(config, engine.ranks)
         assert setup.steps_per_epoch == PER_EPOCH
@@ -86,6 +96,49 @@ def test_a_network_that_draws_from_python_and_numpy_repeats(digits: Path, tmp_pa
     assert whole == again
     assert rest[-PER_EPOCH * ACCUMULATE :] == whole[-PER_EPOCH * ACCUMULATE :]
     assert len(set(whole)) == len(whole) == 2 + EPOCHS * PER_EPOCH * ACCUMULATE
+
+
+GROWING = """
+import torch
+from torch import nn
+
+
+class Growing(nn.Linear):
+    def __init__(self, classes: int, channels: int, *, saved: bool = True) -> None:
+        super().__init__(channels, classes)
+        self.register_buffer("bank", torch.zeros(0, classes), persistent=saved)
+
+    def forward(self, images):
+        logits = super().forward(images.mean((2, 3)))
+        self.bank = torch.cat([self.bank, logits.detach()])
+        return logits
+"""
+
+
+@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize(
+    ("average", "parts", "sam_rho"),
+    [
+        (NoAverageConfig(), 0, 0),
+        (NoAverageConfig(), 3, 0),
+        (NoAverageConfig(), 0, 0.05),
+        (NoAverageConfig(), 3, 0.05),
+        (EMAConfig(), 0, 0),
+        (SWAConfig(start=0), 0, 0),
+        (LookaheadConfig(), 0, 0),
+        (EMAConfig(), 3, 0.05),
+    ],
+)
+def test_a_saved_buffer_that_grows_is_refused_before_a_step_uses_it(
+    digits: Path, tmp_path: Path, average: AverageConfig, parts: int, sam_rho: float, saved: bool
+) -> None:
+    """One that no checkpoint has may grow."""
+    (tmp_path / "growing.py").write_text(GROWING)
+    network = ModelConfig(f"{tmp_path}/growing.py:Growing", {"saved": saved})
+    said = r"the network's bank was \[1, 10\] before the first step and is \[\d+, 10\] within it: no checkpoint"
+    refused = pytest.raises(UserError, match=said) if saved else nullcontext()
+    with learner_of(digits, network, average, parts=parts, sam_rho=sam_rho) as learner, refused:
+        train(learner, 0, PER_EPOCH)
 
 
 def test_a_stage_learns_from_its_epoch_on(digits: Path) -> None:
