@@ -227,6 +227,11 @@ class Manifest:
         shards = [[split, shard.name, shard.sha256] for split, many in self.splits.items() for shard in many]
         return hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]
 
+    def split_fingerprint(self, split: str) -> str:
+        """Return a short hash of what is read from here, not from the shards: labels and positions of a split."""
+        columns = [getattr(shard, column) for shard in self.shards(split) for column in _COLUMNS]
+        return hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()[:16]
+
     def difference(self, trained_on: Manifest) -> str:
         """Say in brackets how this differs from what a run was trained on, so that it cannot continue on this.
 

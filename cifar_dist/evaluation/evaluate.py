@@ -98,6 +98,7 @@ def evaluate(
         plain_accuracy=predictions.plain_accuracy if is_labelled else None,
         tta_images=predictions.viewed if tta != "0" else 0,
         fingerprint=data.fingerprint,
+        split_fingerprint=data.split_fingerprint(split),
     )
     record(summary)
     ids = sample_ids(data, split)

@@ -136,15 +136,23 @@ def own_data_of(run: RunFolder) -> Manifest | None:
 
 
 def is_on_other_data(summary: EvaluationSummary, own: Manifest | None) -> bool:
-    """Whether an evaluation is on another dataset than its run's, as far as that is known.
+    """Whether an evaluation is on another dataset than its run's, or on other labels, as far as that is known.
 
     Args:
-        summary: of the evaluation; that of an earlier version has only the name of its data.
+        summary: of the evaluation; that of an earlier version has only the name of its data, or does not know labels.
         own: the data of the run.
     """
     if own is None:
         return False
-    return summary.fingerprint != own.fingerprint if summary.fingerprint else summary.data != own.name
+    if not summary.fingerprint:
+        return summary.data != own.name
+    return summary.fingerprint != own.fingerprint or has_changed_manifest(summary, own)
+
+
+def has_changed_manifest(summary: EvaluationSummary, own: Manifest) -> bool:
+    """Whether the evaluated split has the shards of ``own``, and other labels or positions in them."""
+    is_known = summary.fingerprint == own.fingerprint and summary.split_fingerprint and summary.split in own.splits
+    return bool(is_known) and summary.split_fingerprint != own.split_fingerprint(summary.split)
 
 
 def _last(values: list[float]) -> float | None:

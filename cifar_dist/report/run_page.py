@@ -27,7 +27,7 @@ from cifar_dist.report.evaluation import draw_evaluation
 from cifar_dist.report.evaluation_files import Evaluation, ImageOf, read_evaluation
 from cifar_dist.report.lr_curve import draw_lr_curve
 from cifar_dist.report.page import embed, escape, page, section
-from cifar_dist.report.results import is_on_other_data, own_data_of, read_state
+from cifar_dist.report.results import has_changed_manifest, is_on_other_data, own_data_of, read_state
 from cifar_dist.report.usage import draw_usage
 from cifar_dist.run_folder import FINAL, EvaluationFolder, EvaluationSummary, RunFolder
 from cifar_dist.terminal.notice import notice
@@ -224,7 +224,11 @@ def _title(evaluation: Evaluation, own_data: Manifest | None) -> str:
     summary = evaluation.summary
     title = f"{'Final' if summary.checkpoint == FINAL else summary.checkpoint} on {summary.split}"
     if is_on_other_data(summary, own_data):
-        title += f" of {summary.data}" + (f" ({summary.fingerprint})" if summary.fingerprint else "")
+        title += f" of {summary.data}"
+        if own_data and has_changed_manifest(summary, own_data):
+            title += " with a changed manifest"
+        elif summary.fingerprint:
+            title += f" ({summary.fingerprint})"
     return title + (f": {_percent(summary.accuracy)}" if summary.accuracy is not None else "")
 
 

@@ -27,7 +27,8 @@ class EvaluationSummary:
         processes: number of processes that computed them.
         plain_accuracy: fraction correct without test-time augmentation, None without labels.
         tta_images: number of images that got all views, see ``eval.tta_below``; None: of all.
-        fingerprint: of the data; empty in evaluations of earlier versions.
+        fingerprint, split_fingerprint: of the data, and of what its manifest says of the split; empty in evaluations
+            of earlier versions.
     """
 
     run: str = ""
@@ -46,6 +47,7 @@ class EvaluationSummary:
     plain_accuracy: float | None = None
     tta_images: int | None = None
     fingerprint: str = ""
+    split_fingerprint: str = ""
 
     @property
     def views(self) -> str:

@@ -64,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         if data.fingerprint != trained.trained_on.fingerprint:
             _say(f"{data.root} is another dataset than {trained.trained_on.name}, which the run was trained on")
         else:
+            if difference := data.difference(trained.trained_on):
+                _say(f"{data.root} differs from what the run was trained on {difference}")
             if renamed := list_renamed(trained.trained_on.classes, data.classes):
                 _say(f"{data.root} names classes otherwise than the run, which keeps its names: {renamed}")
             if trained.config.trains_on(split):

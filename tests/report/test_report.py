@@ -206,6 +206,11 @@ def test_an_evaluation_on_other_data_is_marked_and_is_no_headline(digits: Path, 
     assert "figure" not in page.tags, "the images of the run's data are not what was evaluated"
     (final / "summary.json").write_text(json.dumps({**summary, "data": "cifar10.1", "fingerprint": ""}))
     assert titles(run) == ["Final on test of cifar10.1: 85.70 %"]
+    about = {"fingerprint": Manifest.load(digits).fingerprint, "split_fingerprint": "0123456789abcdef"}
+    (final / "summary.json").write_text(json.dumps({**summary, **about}))
+    assert titles(run) == [f"Final on test of {summary['data']} with a changed manifest: 85.70 %"]
+    page = Tags((run / "report.html").read_text())
+    assert "not evaluated yet" in page.text
 
 
 def test_images_are_not_those_of_another_dataset_of_the_same_name_and_size(digits: Path, tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import shutil
 import struct
 import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -14,8 +16,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from cifar_dist.data.manifest import Manifest
+
 CLASSES_10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FINE = [f"fine_{n}" for n in range(100)]
+
+
+def copy_relabelled(data: Path, out: Path, split: str) -> Path:
+    """Copy a packed dataset, with other labels of the first shard of ``split`` in its manifest; return ``out``."""
+    shutil.copytree(data, out)
+    manifest = Manifest.load(data)
+    first, *others = manifest.splits[split]
+    changed = replace(first, labels=(first.labels + 1) % len(manifest.classes))
+    replace(manifest, splits={**manifest.splits, split: (changed, *others)}).save(out)
+    return out
 
 
 def random_images(samples: int, seed: int = 0, side: int = 32) -> NDArray[np.uint8]:

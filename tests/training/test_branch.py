@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.continued_runs import Place, events
+from support.dataset_builders import copy_relabelled
 from support.running import metrics, story
 
 from cifar_dist import checkpoint
-from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
 from cifar_dist.files import read_json
 from cifar_dist.launch.typed_command import VARIABLE
@@ -140,14 +139,10 @@ def test_a_branch_that_would_be_complete_is_refused_whenever_it_is_evaluated(pla
 
 
 def test_a_branch_on_other_labels_of_the_same_shards_is_refused(place: Place, digits: Path, tmp_path: Path) -> None:
-    shutil.copytree(digits, tmp_path / "relabelled")
-    manifest = Manifest.load(digits)
-    first, *others = manifest.splits["train"]
-    splits = manifest.splits | {"train": (replace(first, labels=(first.labels + 1) % 10), *others)}
-    replace(manifest, splits=splits).save(tmp_path / "relabelled")
-    done = place.train("relabelled", "--run.from", "whole@9", "--data.path", str(tmp_path / "relabelled"))
+    relabelled = copy_relabelled(digits, tmp_path / "relabelled", "train")
+    done = place.train("relabelled", "--run.from", "whole@9", "--data.path", str(relabelled))
     assert done.code == 2
-    assert f"relabelled has (labels of sample 0 of {first.name}: " in done.said
+    assert "relabelled has (labels of sample 0 of train-000000.tar: " in done.said
     assert "if that is meant, add --run.from_other_data" in done.said
 
 

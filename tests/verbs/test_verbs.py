@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from support.dataset_builders import copy_relabelled
 from support.run_folders import cells
 from support.running import ROOT, TRAIN, environment, spawn
 
@@ -27,6 +28,7 @@ from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import OutOfMemoryError, UserError
 from cifar_dist.evaluation.speed import make_forms, time_forms
 from cifar_dist.evaluation.trained import build_trained, open_trained
+from cifar_dist.report.results import is_on_other_data, own_data_of
 from cifar_dist.run_folder import RunFolder, find_run, read_summary
 from cifar_dist.run_folder.settings import write_settings
 
@@ -301,6 +303,32 @@ def test_evaluate_names_a_missing_dataset_and_one_that_has_changed(run: Path, di
     assert "\nval: accuracy " in f"\n{said}", "as the run itself was evaluated"
     assert "another dataset" not in said
     assert "the run was trained on the split val\n" in said
+
+
+def test_an_evaluation_on_other_labels_of_the_same_shards_is_not_the_run_s_own(
+    run: Path, digits: Path, tmp_path: Path
+) -> None:
+    """It is not one on another dataset, either: the shards are those that the run was trained on."""
+    relabelled = copy_relabelled(digits, tmp_path / "relabelled", "test")
+    copy = tmp_path / "tiny"
+    shutil.copytree(run, copy)
+    final = RunFolder(copy).final_summary()
+    assert final is not None
+    own, path = own_data_of(RunFolder(copy)), copy / "config.toml"
+    assert not is_on_other_data(final, own)
+    assert not is_on_other_data(replace(final, split_fingerprint=""), own), "of an earlier version"
+    path.write_text(path.read_text().replace(str(digits), str(relabelled)))
+    before = set((copy / "evaluations").iterdir())
+    said = verb("evaluate", str(copy), "--tta", "0")
+    assert f"{relabelled} differs from what the run was trained on (labels of sample 0 of test-000000.tar: " in said
+    (folder,) = set((copy / "evaluations").iterdir()) - before
+    summary = read_summary(folder / "summary.json")
+    assert summary is not None
+    assert is_on_other_data(summary, own)
+    said = verb("evaluate", str(copy), "--tta", "0", "--split", "val")
+    assert "test-000000.tar" in said
+    found = [read_summary(path) for path in copy.glob("evaluations/*/summary.json")]
+    assert {is_on_other_data(one, own) for one in found if one and one.split == "val"} == {False}, "val is unchanged"
 
 
 def test_weights_from_any_file_are_evaluated(run: Path, tmp_path: Path) -> None:
