@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -125,6 +125,17 @@ def read_state(run: RunFolder) -> State:
     if event.kind in _ENDS:
         return _ENDS[event.kind]
     return "training" if run.in_use() else "killed"
+
+
+def data_names(results: Sequence[Result | None]) -> list[str]:
+    """Name the data of each run: runs have equal names if they are on the same data, as far as that is known.
+
+    Data of one name and other content has the beginning of its fingerprint beside its name.
+    """
+    data = [(result.facts.dataset, result.facts.fingerprint) if result else ("", "") for result in results]
+    contents = {known for known in data if all(known)}
+    has_one = {name: sum(other == name for other, _ in contents) < 2 for name, _ in data}
+    return [name if has_one[name] or not fingerprint else f"{name} ({fingerprint[:8]})" for name, fingerprint in data]
 
 
 def own_data_of(run: RunFolder) -> Manifest | None:

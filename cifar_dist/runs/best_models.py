@@ -13,7 +13,7 @@ from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.errors import UserError, in_one_line, printable, quoted
 from cifar_dist.files import changed_files, folder_atomic, write_atomic
 from cifar_dist.formatting import csv_text
-from cifar_dist.report.results import Result, is_on_other_data, own_data_of
+from cifar_dist.report.results import Result, data_names, is_on_other_data, own_data_of
 from cifar_dist.run_folder import FINAL, RunFolder, read_summary
 from cifar_dist.runs.listing import ListedRun
 from cifar_dist.tracking.metrics import val_accuracies, val_accuracy_of
@@ -175,9 +175,9 @@ def _rank(model: BestModel) -> tuple[float, Path]:
 
 
 def _table(models: Sequence[BestModel], names: Sequence[str]) -> str:
-    rows = []
-    for model, name in zip(models, names, strict=True):
+    rows, data = [], data_names([model.entry.result for model in models])
+    for model, name, dataset in zip(models, names, data, strict=True):
         result = model.entry.result
-        about = (result.config.model.name, result.facts.dataset, result.parameters) if result else ("", "", "")
+        about = (result.config.model.name, dataset, result.parameters) if result else ("", "", "")
         rows.append([name, model.entry.run.path, model.name, *about, model.val, model.test])
     return csv_text(_HEAD, rows)

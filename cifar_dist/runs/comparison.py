@@ -9,7 +9,7 @@ from cifar_dist.config.changes import differences, short_key
 from cifar_dist.config.settings import settings_of
 from cifar_dist.formatting import markdown_folded
 from cifar_dist.report.overlay import Overlaid, draw_overlay
-from cifar_dist.report.results import Result, read_result
+from cifar_dist.report.results import Result, data_names, read_result
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics
 
@@ -38,8 +38,10 @@ class Comparison:
         """
         differ = differences([settings_of(result.config) for result in self.results])
         rows = [[f"`{short_key(key, differ)}`", *values] for key, values in differ.items()]
-        is_same_data = len({result.facts.dataset for result in self.results}) == 1
-        for column in ("data", "parameters", "epochs", "train %", "val %", "test %", "TTA", "time"):
+        data = data_names(self.results)
+        is_same_data = len(set(data)) == 1
+        rows.append(["data", *data])
+        for column in ("parameters", "epochs", "train %", "val %", "test %", "TTA", "time"):
             cells = [result.cells[column] for result in self.results]
             rows.append([column, *(_best(cells) if is_same_data and column in ("val %", "test %") else cells)])
         rows.append(["on", *(_on(result) for result in self.results)])

@@ -14,7 +14,7 @@ from cifar_dist import __version__
 from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import counted, csv_text, list_some, markdown, size
-from cifar_dist.report.results import Result, State, read_result, read_state
+from cifar_dist.report.results import Result, State, data_names, read_result, read_state
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.terminal.notice import print_notes
 from cifar_dist.tracking import timeline
@@ -152,8 +152,9 @@ def table(entries: Sequence[ListedRun], folder: Path, width: int | None = None) 
         folder: their folder, which is not printed.
         width: of a terminal; None for no limit.
     """
-    cells = [entry.cells for entry in entries]
-    shown = {"data": len({of_run.get("data", "") for of_run in cells} - {""}) > 1}  # where runs differ in it
+    names = data_names([entry.result for entry in entries])
+    cells = [{**entry.cells, "data": name} for entry, name in zip(entries, names, strict=True)]
+    shown = {"data": len({*names} - {""}) > 1}  # where runs differ in it
     shown["origin"] = any(of_run["origin"] for of_run in cells)
     columns = [*_COLUMNS, *(column for column, is_shown in shown.items() if is_shown)]
     rows = [
@@ -166,17 +167,18 @@ def table(entries: Sequence[ListedRun], folder: Path, width: int | None = None) 
 def to_csv(entries: Sequence[ListedRun]) -> str:
     """Format a CSV for programs: fractions, seconds, bytes; empty if unknown."""
     figures = ["train_accuracy", "val_accuracy", "test_accuracy", "tta", "seconds"]
-    head = ["run", "state", "model", "dataset", "parameters", "epochs", "epochs_asked", *figures]
+    head = ["run", "state", "model", "dataset", "fingerprint", "parameters", "epochs", "epochs_asked"]
     rows = []
     for entry in entries:
-        cells: list[object] = [None] * 10
+        cells: list[object] = [None] * 11
         if result := entry.result:
-            config, dataset = result.config, result.facts.dataset
-            cells = [config.model.name, dataset, result.parameters, result.epochs, config.train.epochs]
+            config, facts = result.config, result.facts
+            cells = [config.model.name, facts.dataset, facts.fingerprint, result.parameters]
+            cells += [result.epochs, config.train.epochs]
             cells += [result.train_accuracy, entry.val, entry.test, result.tta, result.seconds]
         origin = entry.result.origin if entry.result else None
         rows.append([entry.run.path, entry.state, *cells, entry.bytes, timeline.utc(entry.written), origin])
-    return csv_text([*head, "bytes", "written", "origin"], rows)
+    return csv_text([*head, *figures, "bytes", "written", "origin"], rows)
 
 
 def has_outdated_report(run: RunFolder) -> bool:

@@ -57,6 +57,22 @@ def test_no_accuracy_is_the_best_among_those_on_other_data(here: Path, capsys: p
     assert ["data", "digits", "letters"] in lines
 
 
+def test_data_of_one_name_is_the_same_only_with_the_same_content(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What an earlier version did not record is not known to be other data."""
+    for name, val, fingerprint in (("a", 0.7, "a" * 16), ("b", 0.8, "b" * 16), ("c", 0.6, "b" * 16), ("d", 0.9, "")):
+        write_run(here / "runs" / name, CONFIG, val=val, fingerprint=fingerprint)
+
+    def compared(*names: str) -> list[list[str]]:
+        assert cli.run(["runs", "compare", *names]) == 0
+        return [line for line in cells(capsys.readouterr().out) if line[0] in ("data", "val %")]
+
+    assert compared("b", "c", "d") == [["data", *["digits"] * 3], ["val %", "80.00", "60.00", "**90.00**"]]
+    named = ["digits (aaaaaaaa)", "digits (bbbbbbbb)", "digits (bbbbbbbb)", "digits"]
+    assert compared("a", "b", "c", "d") == [["data", *named], ["val %", "70.00", "80.00", "60.00", "90.00"]]
+
+
 def test_runs_of_one_name_are_distinguished_by_their_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for parent in ("x", "y"):
         write_run(here / parent / "a", CONFIG)

@@ -82,6 +82,27 @@ def test_the_data_has_a_column_where_runs_differ_in_it(here: Path, capsys: pytes
     assert [line[head.index("data")] for line in lines] == ["digits", "digits", "letters"]
 
 
+def test_data_of_one_name_and_other_content_is_named_by_its_fingerprint(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, fingerprint in (("a", "a" * 16), ("b", "b" * 16), ("c", "a" * 16)):
+        small_checkpoint.save(
+            write_run(here / "runs" / name, CONFIG, fingerprint=fingerprint) / "checkpoints", 4, best=True
+        )
+    (here / "runs" / "c" / "config.toml").write_text("junk")
+    named = ["digits (aaaaaaaa)", "digits (bbbbbbbb)"]
+    cli.run(["runs", "--sort", "name"])
+    head, _, *lines = cells(capsys.readouterr().out)
+    assert [line[head.index("data")] for line in lines] == [*named, ""]
+    assert cli.run(["runs", "best"]) == 0
+    with open("best-models/models.csv", newline="") as text:
+        assert sorted(row["dataset"] for row in csv.DictReader(text)) == named
+    assert cli.run(["runs", "list", "--csv", "out.csv"]) == 0
+    with open("out.csv", newline="") as text:
+        found = {row["run"]: (row["dataset"], row["fingerprint"]) for row in csv.DictReader(text)}
+    assert found == {"runs/a": ("digits", "a" * 16), "runs/b": ("digits", "b" * 16), "runs/c": ("", "")}
+
+
 @pytest.mark.parametrize("end", [[], ["failed"], ["stalled"]])
 def test_the_report_of_a_run_that_could_not_draw_it_is_drawn_where_it_can_be_and_is_not_named_in_the_csv(
     capfd: pytest.CaptureFixture[str], end: list[timeline.Kind]

@@ -31,12 +31,13 @@ def write_run(
     val: float | None = None,
     test: float | None = None,
     dataset: str = "digits",
+    fingerprint: str = "",
 ) -> Path:
     """Write a run of some one-step epochs and, with ``test``, the final evaluation; return its folder."""
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(to_toml(config))
     (folder / ".lock").touch()
-    facts = {"parameters": 12345, "steps_per_epoch": 1, "dataset": dataset}
+    facts = {"parameters": 12345, "steps_per_epoch": 1, "dataset": dataset, "fingerprint": fingerprint}
     (folder / "environment.json").write_text(json.dumps({"run": facts}))
     lines = b""
     for epoch in range(epochs):
