@@ -132,7 +132,7 @@ def open_images_to_predict(
     if is_dataset(source):
         return _open_packed(device, trained, Manifest.load(source))
     if source.is_dir() or source.name.lower().endswith(ARCHIVE_SUFFIXES):
-        names, images, notes = read_images(source, trained_on, show=show)
+        names, images, notes = read_images(source, trained, show=show)
         ids: list[int] | list[str] = ids_of_names(names)
     else:
         unlabelled = read_unlabelled(source)
@@ -182,18 +182,19 @@ def _fewer_at_a_time() -> str:
     return "predict fewer images at a time" + ", or on fewer processes of a machine" * (local_processes() > 1)
 
 
-def read_images(source: Path, trained_on: Manifest, *, show: bool = True) -> NamedImages:
+def read_images(source: Path, trained: Trained, *, show: bool = True) -> NamedImages:
     """Read the image files of a folder or archive, ``2.png`` before ``10.png``, resized as the training images were.
 
     Args:
         source: the folder or archive.
-        trained_on: the dataset that the network was trained on.
+        trained: the run.
         show: show the progress.
 
     Raises:
         UserError: there are none, other files lie among them, a name is not UTF-8, one has another size than the
             training images, or they do not fit in the memory.
     """
+    run, trained_on = quoted(trained.run.path), trained.trained_on
     members = list_members(source, show=show)
     found = sorted(members.names, key=natural_order)
     names = list(filter(is_image, found))
@@ -206,7 +207,7 @@ def read_images(source: Path, trained_on: Manifest, *, show: bool = True) -> Nam
     if hidden and not found:
         raise UserError(f"{source} contains only hidden images: {list_some(hidden)}; rename what begins with a dot")
     if not names:
-        refuse_archives_in(source, found, lambda archive: f"cifar-dist predict RUN {archive} --out FILE.csv")
+        refuse_archives_in(source, found, lambda archive: f"cifar-dist predict {run} {archive} --out FILE.csv")
         raise UserError(f"{source} has no images ({', '.join(IMAGE_SUFFIXES)}) to predict")
     if len(names) < len(found):
         other = next(name for name in found if not is_image(name))

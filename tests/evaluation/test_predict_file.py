@@ -95,6 +95,12 @@ def test_every_archive_is_read(trained: Trained, tmp_path: Path, suffix: str) ->
     assert torch.equal(pixels(opened(trained, archive)), pixels(opened(trained, folder)))
 
 
+def test_a_folder_of_an_archive_names_the_command_for_that(trained: Trained, tmp_path: Path) -> None:
+    source = build.write_folder(tmp_path / "in put", {"images.zip": b"", "notes.txt": b""})
+    command = f"cifar-dist predict {trained.run.path} '{source}/images.zip' --out FILE.csv"
+    assert refusal(trained, source) == f"{source} has no images, but 'images.zip'; use the archive itself: {command}"
+
+
 def test_hidden_and_changed_images_are_noted_as_pack_notes_them(trained: Trained, tmp_path: Path) -> None:
     build.write_folder(tmp_path, {**images(), ".3.png": b"", ".more/4.png": b"", ".notes": b""})
     assert opened(trained, tmp_path).ids == [0, 1]
