@@ -138,6 +138,8 @@ class DeepSpeedZero3(DeepSpeedZero):
 class _ZeroModel(WrappedModel):
     """DeepSpeed clears gradients, clips them and steps its optimizer within the last backward pass of a step."""
 
+    hides_missing_gradients = True
+
     def __call__(self, images: Tensor, *, compiled: bool = True) -> Tensor:
         with nullcontext() if compiled else self._uncompiled():
             return super().__call__(images, compiled=compiled)
@@ -147,6 +149,7 @@ class _ZeroModel(WrappedModel):
             return super().infer(images)
 
     def update(self) -> Tensor | None:
+        self._keep_without_gradient()
         self._optimizer.step()
         if not self.wrapper.was_step_applied():  # type: ignore[operator]
             # A gradient was not finite, and DeepSpeed left the update out in silence, as it would all later ones. With
@@ -167,9 +170,6 @@ class _ZeroModel(WrappedModel):
             return
         with torch.compiler.set_stance("force_eager"):
             yield
-
-    def parameters_without_gradient(self) -> list[str]:
-        return []
 
     def optimizer_state(self, deal: Deal | None = None) -> dict[str, Tensor]:
         return collect_zero(self._optimizer.optimizer, self.trainable_parameters(), deal)

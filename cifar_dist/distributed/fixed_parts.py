@@ -45,6 +45,8 @@ class FixedParts(Engine):
 class _PartsModel(WrappedModel):
     """Gradients are views of a vector, one for each part that is under way or waits to be added."""
 
+    hides_missing_gradients = True
+
     def __init__(
         self, parts: int, module: nn.Module, wrapper: nn.Module, optimizer: AcceleratedOptimizer, **options: object
     ) -> None:

@@ -119,10 +119,12 @@ class WrappedModel(InferenceModel):
     Attributes:
         wrapper: for example torch's ``DistributedDataParallel``.
         is_sharded: whether each process holds shards of the weights.
+        hides_missing_gradients: whether a parameter without a gradient looks like the others after a backward pass.
         weights: what this process holds of the network's weights.
     """
 
     is_sharded: ClassVar[bool] = False
+    hides_missing_gradients: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -144,6 +146,9 @@ class WrappedModel(InferenceModel):
         self._clip_norm = clip_norm
         self._first_shapes = self._shapes()
         self._without_gradient: list[str] | None = None
+        self._reached: set[Tensor] = set()  # by a gradient in the first step, where that does not show afterwards
+        watched = self.trainable_parameters().values() if self.hides_missing_gradients else ()
+        self._reached_hooks = [weight.register_post_accumulate_grad_hook(self._reached.add) for weight in watched]
 
     @property
     def needs_rehearsal(self) -> bool:
@@ -195,8 +200,7 @@ class WrappedModel(InferenceModel):
             The norm of all gradients before they are clipped, a scalar on the device; None where they are not.
         """
         norm: Tensor | None = None
-        if self._without_gradient is None:  # some optimizers free the gradients in their step
-            self._without_gradient = self.parameters_without_gradient()
+        self._keep_without_gradient()  # some optimizers free the gradients in their step
         if self._clip_norm:
             norm = self._accelerator.clip_grad_norm_(self.trainable_parameters().values(), self._clip_norm)
         self._optimizer.step()
@@ -215,11 +219,15 @@ class WrappedModel(InferenceModel):
     def parameters_without_gradient(self) -> list[str]:
         """The trainable parameters that got no gradient on this process in the first step, or have none before it ends.
 
-        Empty where an engine frees gradients.
+        With :attr:`hides_missing_gradients`, those that got none on any process; collective.
         """
         if self._without_gradient is not None:
             return self._without_gradient
-        return [name for name, parameter in self.trainable_parameters().items() if parameter.grad is None]
+        parameters = self.trainable_parameters().items()
+        if not self.hides_missing_gradients:
+            return [name for name, parameter in parameters if parameter.grad is None]
+        of_ranks = self.ranks.gather_objects({name for name, parameter in parameters if parameter not in self._reached})
+        return [name for name, _ in parameters if all(name in missing for missing in of_ranks)]
 
     def require_gradients(self) -> None:
         """Refuse, after the backward passes of a step, parameters without a gradient, if the engine needs all.
@@ -312,6 +320,14 @@ class WrappedModel(InferenceModel):
         """The shape of each full tensor of the network's state."""
         state = self.module.state_dict(keep_vars=True)
         return {name: list(full_shape(value)) for name, value in state.items() if isinstance(value, Tensor)}
+
+    def _keep_without_gradient(self) -> None:
+        """Keep what :meth:`parameters_without_gradient` returns at the end of the first step."""
+        if self._without_gradient is None:
+            self._without_gradient = self.parameters_without_gradient()
+            for hook in self._reached_hooks:
+                hook.remove()
+            self._reached_hooks, self._reached = [], set()
 
     def _clear_gradients(self) -> None:
         self._optimizer.optimizer.zero_grad()

@@ -192,12 +192,19 @@ def test_ddp_names_the_parameters_without_a_gradient(ranks: list[Found]) -> None
             assert said.startswith("'extra.weight', 'extra.bias' got no gradient in a step, and DDP needs one of each ")
 
 
-def test_one_process_trains_what_gets_a_gradient() -> None:
-    for steps, lacking in ((1, []), (0, ["extra.weight", "extra.bias"])):
-        model = start().prepare(module := engine_on_ranks.Unused(steps), optimizer("sgd", module))
-        train(model, 1, [16])
+@pytest.mark.parametrize("parts", [0, 2])
+def test_one_process_trains_what_gets_a_gradient(parts: int) -> None:
+    for passes, lacking in ((1, []), (0, ["extra.weight", "extra.bias"])):
+        module = engine_on_ranks.Unused(passes)
+        model = start(Config(train=TrainConfig(parts=parts))).prepare(module, optimizer("sgd", module))
+        train(model, parts or 1, [16, 16])
         model.assert_synchronised()
         assert model.parameters_without_gradient() == lacking
+
+
+def test_fixed_parts_name_what_no_process_uses(ranks: list[Found]) -> None:
+    """A layer of which the second rank's part has a gradient is used."""
+    assert [found["lacking_in_parts"] for found in ranks] == [[["extra.weight", "extra.bias"], []]] * 2
 
 
 def test_an_optimizer_may_free_the_gradients_in_its_step() -> None:

@@ -127,6 +127,25 @@ def test_deepspeed_adds_the_gradients_of_a_bf16_network_in_fp32_as_ddp(tiny: Pat
     torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("stage", ["2", "3"])
+def test_deepspeed_names_what_gets_no_gradient(tiny: Path, tmp_path: Path, stage: str) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, classes, channels):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(32 * 32 * channels, classes))\n"
+        "        self.add_module('extra', nn.Linear(40, 40))\n"
+        "    def forward(self, images):\n"
+        "        return self[1](self[0](images))\n"
+    )
+    words = ["--model.name", f"{tmp_path}/net.py:Net", "--train.max_steps", "2"]
+    zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage}
+    done = spawn([TRAIN, str(tiny), *words], 2, zero)
+    assert [process.returncode for process in done] == [0, 0], done[0].stderr
+    said = done[0].stdout + done[0].stderr
+    assert "warning: 'extra.weight', 'extra.bias' got no gradient in the first step: what forward does not use" in said
+
+
 def test_a_gradient_that_is_not_finite_ends_a_run_of_deepspeed_as_one_of_ddp(tiny: Path, tmp_path: Path) -> None:
     """DeepSpeed leaves out such an update in silence, and all later ones of a network that always has one."""
     (tmp_path / "net.py").write_text(

@@ -55,6 +55,7 @@ class Found(Agreed):
     engine: tuple[str, str]
     differing: str
     lacking: list[str]
+    lacking_in_parts: list[list[str]]
     drifted: tuple[float, bool, bool]
     own_buffers: tuple[list[int], float]
     drawn: list[Tensor]
@@ -259,6 +260,14 @@ def lacking(used: int, steps: list[int]) -> str:
     return "nothing"
 
 
+def lacking_in_parts(used: int) -> list[str]:
+    """Return the parameters without a gradient of a network in fixed parts, on this rank."""
+    module = Unused(used)
+    model = engine(Config(train=TrainConfig(parts=2))).prepare(module, optimizer("sgd", module))
+    train(model, 1, [16])
+    return model.parameters_without_gradient()
+
+
 def drifted_buffers() -> tuple[float, bool, bool]:
     """Return a batch statistic during evaluation, and whether evaluation mode was on then and training mode after."""
     place = engine()
@@ -320,6 +329,7 @@ def rank() -> None:
         "engine": (place.kind, place.description),
         "differing": differing(),
         "lacking": [lacking(0, [16]), lacking(0, [16, 16]), lacking(1, [16, 16, 16])],
+        "lacking_in_parts": [lacking_in_parts(0), lacking_in_parts(place.ranks.rank)],
         "drifted": drifted_buffers(),
         "own_buffers": own_buffers(),
         "drawn": drawn_by_each(),
