@@ -13,15 +13,25 @@ source_data=$(realpath "$source_data")
 out=$(realpath "${2:-cpu-out}")
 cd "$(dirname "$0")/.."
 
+job=
+end() { # the training under way saves first
+    [[ -z $job ]] || { kill -TERM "$job" && wait "$job"; } || true
+    exit 143
+}
+trap end TERM INT HUP
+
 pack() { [[ -f $1/manifest.json ]] || .venv/bin/cifar-dist pack "$source_data" "$@"; }
 train() { # NAME RECIPE [SETTINGS]: to its end
     local name=$1
     shift
     echo "== $name"
-    [[ -f $out/runs/$name/report.html ]] || launch/local.sh cpu "$@" --run.dir "$out/runs" --run.name "$name"
+    [[ ! -f $out/runs/$name/report.html ]] || return 0
+    launch/local.sh cpu "$@" --run.dir "$out/runs" --run.name "$name" &
+    job=$!
+    wait "$job"
 }
 begin() { # EPOCHS NAME RECIPE: the recipe as it is, stopped after so many epochs
-    local epochs=$1 name=$2 recipe=$3 job
+    local epochs=$1 name=$2 recipe=$3
     echo "== $name, $epochs epochs"
     evaluated() { cat "$out/runs/$name/metrics.jsonl" 2>/dev/null | grep -c '"split":"val"' || true; }
     (($(evaluated) < epochs)) || return 0

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         for name, timing in timings.items()
     ]
-    numbers = ["mean ms", "p50 ms", "p95 ms", "times base", "difference"]
+    numbers = ["mean ms", "p50 ms", "p95 ms", "times as fast", "difference"]
     print(markdown(["form", *numbers], rows, numbers), end="")
     for name, why in failures.items():
         print(f"{name}: this network cannot be {name}: {why}")

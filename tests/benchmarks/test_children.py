@@ -50,7 +50,9 @@ def test_no_process_of_a_benchmark_outlives_it(
         children: list[psutil.Process] = []
 
         def have_started() -> bool:
-            children[:] = [one for one in parent.children() if child in one.cmdline()]
+            own = parent.cmdline()  # also of a child that has not begun its program, nor asked for the signal
+            found = {one: one.cmdline() for one in parent.children()}
+            children[:] = [one for one, command in found.items() if child in command and command != own]
             return len(children) == count
 
         wait_until(have_started, [benchmark])

@@ -422,7 +422,7 @@ def test_a_run_is_timed_as_it_is_traced_and_scripted(
     assert "batches of 2, images of 32x32x" in about
     assert ", float32, 3 passes" in about
     head, _, *lines = cells(table)
-    assert head == ["form", "mean ms", "p50 ms", "p95 ms", "times base", "difference"]
+    assert head == ["form", "mean ms", "p50 ms", "p95 ms", "times as fast", "difference"]
     assert [line[0] for line in lines] == ["base", "traced", "scripted"]
     assert all(float(line[2]) <= float(line[3]) and float(line[5]) < 1e-4 for line in lines)
 
