@@ -1,5 +1,8 @@
 """Signals that ask a process to stop. The handler sets a flag, which the loop polls, and acknowledges a Ctrl-C.
 
+Slurm and a terminal send them to all processes of a job, so the processes that a rank has started block them: a
+compiler that a signal kills would fail the step that is to be finished.
+
 TERM, INT, USR1 and USR2 mean: finish the step, save, exit with 75 (please requeue). A second INT ends the process at
 once. URG is an INT that the launcher forwards and has acknowledged; a process that does not listen yet ignores it.
 :mod:`cifar_dist.distributed.agreement` makes all ranks stop after the same step.
@@ -8,8 +11,11 @@ once. URG is an INT that the launcher forwards and has acknowledged; a process t
 from __future__ import annotations
 
 import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
-from typing import Final
+from typing import Any, Final
 
 from cifar_dist.launch.launched import is_main_process
 from cifar_dist.launch.signal_queue import MACHINE_JOINS, Handler
@@ -29,7 +35,7 @@ SIGNAL_NAMES: Final = {
 
 
 class StopSignals:
-    """A context manager that listens for requests to stop.
+    """A context manager that listens for requests to stop, and keeps them from processes that are started inside.
 
     Attributes:
         received: the first request, as ``Ctrl-C`` or the name of its signal; empty before it.
@@ -38,15 +44,18 @@ class StopSignals:
     def __init__(self) -> None:
         self.received = ""
         self._before: dict[int, Handler] = {}
+        self._exit = ExitStack()
 
     def __enter__(self) -> StopSignals:
         for number in SIGNAL_NAMES:
             self._before[number] = signal.signal(number, self._handle)
+        self._exit.enter_context(_kept_from_children())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._exit.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -59,3 +68,25 @@ class StopSignals:
                 else:  # a process above has said it
                     screen.let_line_pass()
         self.received = self.received or SIGNAL_NAMES[signal.Signals(number)]
+
+
+@contextmanager
+def _kept_from_children() -> Iterator[None]:
+    """Have processes that :mod:`subprocess` starts inside block the signals, as do those that they start.
+
+    A new program resets signals that are handled, and not those that are blocked.
+    """
+    start = subprocess.Popen.__init__
+
+    def start_blocking(*arguments: Any, **options: Any) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNAL_NAMES)
+        try:
+            start(*arguments, **options)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    subprocess.Popen.__init__ = start_blocking  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        subprocess.Popen.__init__ = start  # type: ignore[method-assign]

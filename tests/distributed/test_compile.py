@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError
+from cifar_dist.exit_codes import EXIT_REQUEUE
 from cifar_dist.training.trainer import Trainer
 
 ZERO2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
@@ -102,6 +105,33 @@ def test_a_network_that_is_compiled_again_for_other_stages_may_take_as_long_as_t
         assert len(passes) == 26
 
     forked_ranks.run(1, train)
+
+
+@pytest.mark.parametrize("trial", [True, False], ids=["trial", "first step"])
+def test_a_request_to_stop_that_reaches_the_compiler_too_ends_with_a_checkpoint(
+    tiny: Path, tmp_path: Path, trial: bool
+) -> None:
+    """As Slurm sends it to all processes of a job; here a compiler that sends it to its rank and to itself."""
+    config = recipe.load(str(tiny), ["--train.compile"])
+
+    def train() -> None:
+        import torch._inductor.compile_fx as inductor
+
+        def compile_fx(graph: torch.fx.GraphModule, inputs: object, **options: object) -> Callable[..., object]:
+            is_trial = not any(graph.parameters()) and len(graph.graph.nodes) < 9
+            if is_trial == trial:
+                subprocess.run(["sh", "-c", "kill -USR1 $PPID $$"], check=True)
+            return graph.forward
+
+        inductor.compile_fx = compile_fx  # type: ignore[assignment]
+        with StopSignals() as signals, start_engine(config, signals) as engine:
+            assert signals.received == ("USR1" if trial else "")
+            assert Trainer(config, engine).run() == EXIT_REQUEUE
+
+    forked_ranks.run(2, train)
+    run = tmp_path / "runs" / "tiny"
+    assert len(metrics(run)) == 2
+    assert (run / "checkpoints" / "step-00000002").is_dir()
 
 
 def test_accelerate_does_not_turn_tf32_on(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 from support.running import ROOT, environment
@@ -80,3 +81,26 @@ def test_a_second_ctrl_c_ends_the_process_at_once(sent: list[str], survived: lis
     )
     assert done.stdout.split() == survived
     assert done.returncode == (0 if sent == survived else -signal.SIGINT)
+
+
+OBEYING = [sys.executable, "-c", "print(flush=True); input()"]
+
+
+def test_processes_that_are_started_inside_survive_the_request() -> None:
+    """Slurm sends it to them, too, as a terminal sends Ctrl-C."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+    children = []
+    for context in (StopSignals(), nullcontext()):
+        with context:
+            child = subprocess.Popen(OBEYING, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        children.append(child)
+        assert child.stdout is not None
+        child.stdout.readline()
+    inside, after = children
+    for number in numbers:
+        inside.send_signal(number)
+    after.terminate()
+    inside.communicate(b"\n", timeout=300)
+    after.communicate(timeout=300)
+    assert (inside.returncode, after.returncode) == (0, -signal.SIGTERM)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(numbers), "this process still receives them"
