@@ -52,7 +52,8 @@ class TrainConfig(Section):
     compress_gradients: Literal["no", "fp16", "bf16"] = "no"
     """Send gradients between processes as float16 or bfloat16: half the traffic, and sums that are rounded to it."""
     sync_batchnorm: bool = False
-    """Normalise with the batch statistics of all processes, not of each: for few images per process."""
+    """Normalise with the batch statistics of all processes, not of each: for few images per process.
+    On several GPUs not with a ``compile`` that uses CUDA graphs: reduce-overhead or max-autotune."""
     tf32: bool = False
     """Compute fp32 convolutions and matrix products on a GPU in TensorFloat-32: 10 bits of mantissa, and many times
     faster."""

@@ -75,6 +75,28 @@ def check_repeatable(config: Config) -> None:
             raise UserError(f"{kernels}, {same}; use --train.compile reduce-overhead")
 
 
+def check_graphs(config: Config, world_size: int, device: str) -> None:
+    """Refuse CUDA graphs that would record the exchanges of batch norms.
+
+    NCCL ends a process's part in the group only once such graphs are gone, and the compiler keeps them.
+
+    Args:
+        config: the run.
+        world_size: processes of the job.
+        device: type of the device that they compute on.
+
+    Raises:
+        UserError: ``sync_batchnorm`` beside a mode of ``compile`` that records CUDA graphs.
+    """
+    train = config.train
+    has_graphs = train.compile in ("reduce-overhead", "max-autotune") and device == "cuda"
+    if has_graphs and train.sync_batchnorm and world_size > 1:
+        raise UserError(
+            f"train.compile {train.compile} would record the exchanges of train.sync_batchnorm in CUDA graphs, and the "
+            "job might not end; use --train.compile default"
+        )
+
+
 def padding_note(config: Config, world_size: int) -> str:
     """Say that every global batch is filled up with repeated samples; empty if it splits evenly."""
     padding = -config.train.batch_size % config.train.parts_of_batch(world_size)

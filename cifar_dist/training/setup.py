@@ -31,6 +31,7 @@ from cifar_dist.training.device_speed import blueprint_of
 from cifar_dist.training.requirements import (
     check_average,
     check_batch_size,
+    check_graphs,
     check_limits,
     check_normalizes,
     check_rates,
@@ -150,6 +151,7 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
         transfer.freeze_backbone(module)
     blueprint = blueprint_of(module)
     check_repeatable(config)
+    check_graphs(config, ranks.world_size, ranks.device.type)
     check_limits(config, manifest, batches.steps_per_epoch)
     check_rates(config, batches.steps_per_epoch)
     check_average(config, batches.steps_per_epoch)

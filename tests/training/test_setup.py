@@ -21,6 +21,7 @@ from cifar_dist.training.requirements import (
     average_note,
     batch_note,
     check_evaluations,
+    check_graphs,
     check_repeatable,
     check_stages,
     evaluation_note,
@@ -48,6 +49,17 @@ def test_batch_normalisation_of_a_single_value_is_refused_with_a_size_that_works
     ):
         set_up(data, IMAGENET_STEM, batch_size, accumulate)
     set_up(data, IMAGENET_STEM, works, accumulate)
+
+
+def test_cuda_graphs_of_several_processes_are_refused_with_synchronised_batch_norms() -> None:
+    """They would hold the exchanges, and NCCL would wait for their end."""
+    both = Config(train=TrainConfig(compile="max-autotune", sync_batchnorm=True))
+    with pytest.raises(UserError, match=r"^train.compile max-autotune would .*; use --train.compile default$"):
+        check_graphs(both, 2, "cuda")
+    check_graphs(both, 1, "cuda")
+    check_graphs(both, 2, "cpu")
+    for change in (TrainConfig(compile="default", sync_batchnorm=True), TrainConfig(compile="max-autotune")):
+        check_graphs(replace(both, train=change), 2, "cuda")
 
 
 def test_one_sample_per_step_is_enough_for_other_networks(tmp_path: Path) -> None:
