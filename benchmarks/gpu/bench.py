@@ -19,6 +19,8 @@ from gpu import processes
 
 ROOT = Path(__file__).parents[2]
 STOPPED = 75  # exit code of a run that saved and asks to be run again
+CUDA_GRAPHS = {"TORCHINDUCTOR_CUDAGRAPH_OR_ERROR": "1"}
+"""Environment of a command that fails where torch cannot record a CUDA graph, of which it only warns by default."""
 _FACTS = """
 import json, platform, torch
 gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0

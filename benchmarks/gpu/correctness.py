@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from gpu.bench import ROOT, STOPPED, Bench, FailedError, Machine, SkippedError, final_accuracy, launched
+from gpu.bench import CUDA_GRAPHS, ROOT, STOPPED, Bench, FailedError, Machine, SkippedError, final_accuracy, launched
 from gpu.signal_to_rank import SOME_STEPS, SignalToRank, records
 
 _SHARED = {"NCCL_MULTI_RANK_GPU_ENABLE": "1"}
@@ -78,7 +78,8 @@ def ddp_with(name: str, *settings: str, on_gpus: tuple[str, ...] = ()) -> Callab
     Args:
         name: of the run.
         settings: of the run.
-        on_gpus: more settings, which a rehearsal on a CPU leaves out; without others it has nothing to try.
+        on_gpus: more settings, which a rehearsal on a CPU leaves out; without others it has nothing to try. CUDA graphs
+            that they ask for must be recorded.
     """
 
     def work(bench: Bench) -> str:
@@ -86,7 +87,7 @@ def ddp_with(name: str, *settings: str, on_gpus: tuple[str, ...] = ()) -> Callab
         if not settings:
             bench.machine.require_gpu()
         more = on_gpus if bench.machine.gpus else ()
-        run = _train_demo(bench, name, *settings, *more, config=config, processes=ranks)
+        run = _train_demo(bench, name, *settings, *more, config=config, processes=ranks, env=CUDA_GRAPHS)
         return f"{final_accuracy(run, 0.0 if bench.rehearse else 0.95)}, {ranks} ranks"
 
     return work

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cifar_dist.formatting import percent
 from gpu import processes
-from gpu.bench import Bench, FailedError, SkippedError, UnfinishedError, final_accuracy
+from gpu.bench import CUDA_GRAPHS, Bench, FailedError, SkippedError, UnfinishedError, final_accuracy
 
 SPEEDRUNS = {"speedrun": "no", "speedrun.graphs": "reduce-overhead"}
 """Items that time speedrun-94, with its ``train.compile``."""
@@ -27,7 +27,8 @@ def speedrun(compiled: str) -> Callable[[Bench], str]:
         settings = ("--data.path", bench.cifar(), "--train.compile", compiled, *tiny)
         folder = str(bench.work / f"speedruns.{compiled}")
         script = str(Path(__file__).with_name("speedrun.py"))
-        return _compiled(bench.python(script, "speedrun-94", str(repeats), folder, *settings)).last_line
+        ended = bench.python(script, "speedrun-94", str(repeats), folder, *settings, env=CUDA_GRAPHS)
+        return _compiled(ended).last_line
 
     return work
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -86,6 +86,24 @@ def test_what_only_several_gpus_can_show_is_skipped_on_one(tmp_path: Path, name:
         item.work(job)
 
 
+@pytest.mark.parametrize("name", ["ddp.graphs", "speedrun.graphs"])
+def test_an_item_with_cuda_graphs_fails_where_torch_cannot_record_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def python(self: Bench, *words: str, env: Mapping[str, str], **how_it_ends: object) -> None:
+        assert "reduce-overhead" in words
+        assert env["TORCHINDUCTOR_CUDAGRAPH_OR_ERROR"] == "1"
+        raise FailedError("skipping cudagraphs due to mutated inputs")
+
+    monkeypatch.setattr(Bench, "python", python)
+    monkeypatch.setattr(Bench, "digits", lambda self: "digits")
+    monkeypatch.setattr(Bench, "cifar", lambda self: "cifar10")
+    job = Bench(Machine("a card", 8, (2, 30), "2", "3"), "", tmp_path, time.monotonic() + 100, rehearse=False)
+    (item,) = (item for item in ITEMS if item.name == name)
+    with pytest.raises(FailedError, match=r"^skipping cudagraphs"):
+        item.work(job)
+
+
 def test_a_measurement_without_compiled_augmentation_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = "cifar-dist: the augmentation runs without being compiled, and slower (no C compiler)\nresnet18: a step ..."
     monkeypatch.setattr(Bench, "python", lambda *_, **__: processes.Ended(0, said, limited=False))
@@ -106,7 +124,9 @@ def test_a_peer_is_compared_with_the_speedruns_of_this_call_and_those_before(
     with pytest.raises(SkippedError, match=r"^set HIVERGE to the path of cifar10_speedrun.py$"):
         items["hiverge"].work(job)
 
-    def python(self: Bench, *words: str, until: Callable[[str], bool] | None = None) -> processes.Ended:
+    def python(
+        self: Bench, *words: str, env: object = None, until: Callable[[str], bool] | None = None
+    ) -> processes.Ended:
         rows = "|  eval  |  0.99  |  0.9100  |  3.0000  |\n" + "|  eval  |  0.99  |  0.9200  |  2.0000  |\n" * 8
         printed = rows if until else f"mean of 4: {1.0 if 'no' in words else 0.5} s, 91.00 %\n"
         assert until is None or until(printed)
