@@ -41,7 +41,7 @@ class Written:
 
 
 class CheckpointWriter(ABC):
-    """Writes one checkpoint at a time. All processes call each method but :meth:`abandon`.
+    """Writes one checkpoint at a time. All processes call each method but :meth:`is_writing` and :meth:`abandon`.
 
     Args:
         folder: the run's ``checkpoints``.
@@ -68,8 +68,8 @@ class CheckpointWriter(ABC):
         """
 
     @abstractmethod
-    def is_done(self) -> bool:
-        """Whether :meth:`end` returns at once."""
+    def is_writing(self) -> bool:
+        """Whether :meth:`end` would wait for this process."""
 
     @abstractmethod
     def end(self) -> Written:
@@ -113,8 +113,8 @@ class GatheringWriter(CheckpointWriter):
         else:
             self._writing = self._thread.submit(lambda: self._prune(checkpoint.save(self._folder, contents, state)))
 
-    def is_done(self) -> bool:
-        return self._ranks.run_on_main(lambda: self._writing is None or self._writing.done())
+    def is_writing(self) -> bool:
+        return self._writing is not None and not self._writing.done()
 
     def end(self) -> Written:
         return self._ranks.run_on_main(self._result)
@@ -155,8 +155,8 @@ class ShardingWriter(CheckpointWriter):
         part, parts = self._ranks.rank + 1, self._ranks.world_size
         self._part = self._thread.submit(lambda: write_part(path, contents, part, parts))
 
-    def is_done(self) -> bool:
-        return all(self._ranks.gather_objects(self._part.done()))
+    def is_writing(self) -> bool:
+        return not self._part.done()
 
     def end(self) -> Written:
         try:

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from cifar_dist.checkpoint import Tensors, TrainState
 from cifar_dist.config import CheckpointConfig
 from cifar_dist.distributed.host_copies import Deal
-from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.distributed.ranks import PendingValues, Ranks
 from cifar_dist.errors import StorageError, in_one_line
 from cifar_dist.tracking.tracker import AnyTracker
 from cifar_dist.training.checkpoint_writers import CheckpointWriter, GatheringWriter, Written
@@ -55,6 +57,7 @@ class CheckpointSaver:
         self._wait = self._first_wait
         self._retry_at: int | None = None
         self._pending: TrainState | None = None  # is being written
+        self._asked: PendingValues | None = None  # whether a process still writes it
 
     @property
     def best(self) -> float | None:
@@ -89,8 +92,15 @@ class CheckpointSaver:
             self.wait(state.step, must=must)
 
     def poll(self, step: int) -> None:
-        """:meth:`wait` if the write under way has ended. Call it between steps."""
-        if self._pending is not None and self._writer.is_done():
+        """:meth:`wait` if the write under way had ended on all processes by the call before. Call it between steps.
+
+        It asks the others and does not wait for their answers, which it reads in the next call.
+        """
+        if self._pending is None:
+            return
+        is_writing = torch.full((1,), float(self._writer.is_writing()), device=self._ranks.device)
+        before, self._asked = self._asked, self._ranks.start_maximum(is_writing)
+        if before is not None and not before.wait().item():
             self.wait(step)
 
     def wait(self, step: int, *, must: bool = False, again: bool = False) -> None:
@@ -108,7 +118,7 @@ class CheckpointSaver:
         """
         if self._pending is None:
             return
-        state, self._pending = self._pending, None
+        state, self._pending, self._asked = self._pending, None, None
         try:
             written = self._writer.end()
         except StorageError as error:

@@ -188,6 +188,38 @@ def test_a_write_is_reported_once_it_has_ended_and_no_step_waits_for_it(tmp_path
     wait_until(is_reported, [])
 
 
+@pytest.mark.parametrize(("writer", "slow"), [(GatheringWriter, 0), (ShardingWriter, 1)])
+def test_ranks_that_ask_whether_a_write_has_ended_do_not_wait_for_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: type[CheckpointWriter], slow: int
+) -> None:
+    """On GPUs they would wait for all work that these have been given."""
+    gate = Event()
+
+    def save(ranks: Ranks) -> list[int]:
+        saver, tracker = saver_in(tmp_path, ranks=ranks, writer=writer)
+        mine = dealt(tensors(2), Deal(ranks.rank, 2 if writer is ShardingWriter else 1))
+        if ranks.rank == slow:
+            mine = replace(mine, weights=Announcing(gate.wait, mine.weights))
+        saver.save(lambda _: mine, state(2), must=False)
+        with monkeypatch.context() as patch:
+            for name in ("run_on_main", "gather_objects"):
+                patch.setattr(ranks, name, lambda *_: pytest.fail("the answer is waited for"))
+            for _ in range(3):
+                saver.poll(3)
+        assert tracker.saved == []
+        if ranks.rank == slow:
+            gate.set()
+        wait_until(lambda: not saver._writer.is_writing(), [])
+        ranks.gather_objects(None)
+        saver.poll(4)
+        assert tracker.saved == [], "each call acts on the answers to the one before"
+        saver.poll(5)
+        return tracker.saved
+
+    saved, _ = run_on_ranks(2, save)
+    assert saved == {0: [2], 1: [2]}
+
+
 def test_an_old_checkpoint_that_cannot_be_deleted_is_reported_and_the_new_one_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
