@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -49,6 +50,10 @@ class Ranks:
         self.rank, self.world_size, self.device = rank, world_size, device
         self.first_of_node = first_of_node
 
+    @cached_property
+    def _reading(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self.device)
+
     @property
     def is_main(self) -> bool:
         return self.rank == 0
@@ -60,8 +65,11 @@ class Ranks:
         work = dist.all_reduce(values, op=dist.ReduceOp.MAX, async_op=True)
         if values.device.type == "cpu":
             return PendingValues(values, work)
-        work.wait()  # with NCCL, the stream waits and not the host
-        return self.start_reading(values)
+        with torch.cuda.stream(self._reading):
+            work.wait()  # with NCCL, this stream waits, and neither the host nor the stream of the next step
+            pending = self.start_reading(values)
+        values.record_stream(self._reading)  # or their memory could be reused before
+        return pending
 
     def start_reading(self, values: Tensor) -> PendingValues:
         """Start copying ``values`` to the host, behind what the device has been given to do so far.

@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -104,6 +104,9 @@ class OnDevice(torch.Tensor):
 
     def tolist(self) -> Any:
         return self.cpu().tolist()
+
+    def record_stream(self, s: object) -> None:
+        assert isinstance(s, _Stream)
 
     def numpy(self, *, force: bool = False) -> Any:
         raise TypeError(f"can't convert a tensor on {CUDA} to numpy (force={force})")
@@ -197,6 +200,8 @@ def pretend() -> Device:
     torch._C._ensureCUDADeviceGuardSet()
     torch.autograd.set_multithreading_enabled(False)
     torch.cuda.Event = _Event  # type: ignore[misc,assignment]
+    torch.cuda.Stream = torch.cuda.stream = _Stream  # type: ignore[misc,assignment]
+    torch.cuda.current_stream = lambda device=None: _Stream.entered[-1]  # type: ignore[assignment,return-value]
     clip_grad: Any = importlib.import_module("torch.nn.utils.clip_grad")
     grouped = clip_grad._group_tensors_by_device_and_dtype
     clip_grad._group_tensors_by_device_and_dtype = lambda tensors: {
@@ -237,3 +242,18 @@ class _Event:
         return True
 
     def synchronize(self) -> None: ...
+
+
+class _Stream:
+    """A stream of the pretend device, or a context in which it is the current one."""
+
+    entered: ClassVar[list[object]] = []
+
+    def __init__(self, stream: object) -> None:
+        self._stream = stream
+
+    def __enter__(self) -> None:
+        self.entered.append(self._stream)
+
+    def __exit__(self, *_: object) -> None:
+        self.entered.pop()

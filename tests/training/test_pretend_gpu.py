@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+import torch.distributed as dist
 from support import forked_ranks, gpu_steps
 from support.running import spawn
 from torch import Tensor
@@ -79,7 +82,6 @@ def test_dropout_is_seeded_on_the_device_of_the_process(colours: Path, tmp_path:
     config = recipe.load("custom-resnet", [*words, "--train.precision", "no"])
 
     def step() -> None:
-        import torch
         from support.pretend_steps import count_step
 
         def seeds_all(seed: int) -> None:
@@ -152,6 +154,27 @@ def test_a_step_with_a_loss_scale_waits_for_nothing(words: tuple[str, ...], colo
         assert split(counts)["optimizer"] < 60
 
     forked_ranks.run(1, step)
+
+
+def test_the_next_step_is_not_queued_behind_what_the_ranks_ask_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask() -> None:
+        from support.pretend_cuda import CUDA, counts, pretend
+
+        waited: list[object] = []
+        exchange = SimpleNamespace(wait=lambda: waited.append(torch.cuda.current_stream()))
+        monkeypatch.setattr(dist, "all_reduce", lambda *_, **__: exchange)
+        with pretend():
+            compute = torch.cuda.Stream(CUDA)
+            with torch.cuda.stream(compute):
+                ranks = Ranks(0, 2, CUDA, first_of_node=True)
+                pending = [ranks.start_maximum(torch.full((2,), float(n), device=CUDA)) for n in range(2)]
+                assert torch.cuda.current_stream() is compute
+        assert len(waited) == 2
+        assert compute not in waited, "the next step would wait for the other ranks"
+        assert [asked.wait().tolist() for asked in pending] == [[0, 0], [1, 1]]
+        assert not counts.waits.total()
+
+    forked_ranks.run(1, ask)
 
 
 def test_predictions_wait_for_nothing(colours: Path, tmp_path: Path) -> None:
