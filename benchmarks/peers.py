@@ -165,7 +165,7 @@ def train_ours(words: Sequence[str], seed: int, data: str, folder: str, way: Way
     command = [sys.executable, "-m", "cifar_dist", *launch]
     bound = signal_when_this_ends(signal.SIGKILL)
     subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr, preexec_fn=bound)
-    seconds, accuracy = measured(Path(folder, name))
+    seconds, _, accuracy = measured(Path(folder, name))
     return Training(seconds, accuracy, accuracy)
 
 

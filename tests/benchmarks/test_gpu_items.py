@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -16,6 +17,7 @@ from gpu.measurements import time_peer
 from gpu.record import Record
 from gpu.schedule import run_items
 from gpu.signal_to_rank import SignalToRank
+from gpu.speedrun import measured
 from support.running import PATIENCE
 
 MACHINE = Machine("CPU", 0, (), "2", "3")
@@ -128,7 +130,9 @@ def test_a_peer_is_compared_with_the_speedruns_of_this_call_and_those_before(
         self: Bench, *words: str, env: object = None, until: Callable[[str], bool] | None = None
     ) -> processes.Ended:
         rows = "|  eval  |  0.99  |  0.9100  |  3.0000  |\n" + "|  eval  |  0.99  |  0.9200  |  2.0000  |\n" * 8
-        printed = rows if until else f"mean of 4: {1.0 if 'no' in words else 0.5} s, 91.00 %\n"
+        printed = (
+            rows if until else f"mean of 4: {1.0 if 'no' in words else 0.5} s (0.1 s in the first 2 steps), 91.00 %\n"
+        )
         assert until is None or until(printed)
         return processes.Ended(0, printed, limited=False)
 
@@ -143,6 +147,13 @@ def test_a_peer_is_compared_with_the_speedruns_of_this_call_and_those_before(
     job.found.clear()  # as in the next call
     run_items([items["speedrun"], items["hiverge"]], job, record)
     assert record.rows["hiverge"].found == "2.000 s, 92.00 %; speedrun-94 0.50 of it (compile no)"
+
+
+def test_a_speedrun_says_what_its_first_steps_take_which_record_cuda_graphs(tmp_path: Path) -> None:
+    seconds = [("train", 0.5), ("train", 0.25), ("train", 1), ("val", 100), ("train", 1), ("test", 2)]
+    lines = [json.dumps({"split": split, "seconds": took, "accuracy": took / 4}) for split, took in seconds]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert measured(tmp_path) == (4.75, 0.75, 0.5)
 
 
 def test_the_record_holders_script_is_stopped_after_a_few_of_its_200_runs(tmp_path: Path) -> None:
