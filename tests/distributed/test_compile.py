@@ -162,8 +162,22 @@ def test_compiled_code_outlives_the_job(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "mine"
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     keep_compiled_code()
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cifar-dist" / "compiled")
-    assert (tmp_path / "cifar-dist" / "compiled").is_dir()
+    folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert folder.parent == tmp_path / "cifar-dist" / "compiled"
+    assert folder.is_dir()
+
+
+def test_nodes_with_other_instructions_do_not_share_compiled_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folders = []
+    for mhz, known in (("2000", "sse avx512f gfni"), ("3000", "sse avx512f gfni"), ("2000", "sse avx512f")):
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\ncpu MHz\t\t: {mhz}\nflags\t\t: {known}\n")
+        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+        keep_compiled_code(tmp_path / "cpuinfo")
+        folders.append(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert folders[0] == folders[1] != folders[2]
 
 
 @pytest.mark.gpu
