@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -48,6 +49,7 @@ class DataParallel(Engine):
         os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
         wrapper, wrapped_optimizer = self.accelerator.prepare(module, optimizer)
         ddp = check_wrapper(wrapper, self.kind, "DistributedDataParallel")
+        logging.getLogger("torch._dynamo.variables.ctx_manager").addFilter(_concerns_users)
         # Batch statistics are rank 0's, and reach the others where they are read, not at every step. Set here, because
         # torch has two names for the argument.
         ddp.broadcast_buffers = False  # type: ignore[assignment]
@@ -97,6 +99,11 @@ class _DataParallelModel(WrappedModel):
             self._hooks = ()
             self._order.pop().register_post_accumulate_grad_hook(_calling(self._begins))
             self._order.clear()
+
+
+def _concerns_users(record: logging.LogRecord) -> bool:
+    """Leave out that the compiler ignores a profiler's labels: DDP sets some, and every rank would say so."""
+    return not str(record.msg).startswith("Profiler record function")
 
 
 def _calling(begins: Callable[[], object]) -> Callable[[Tensor], None]:

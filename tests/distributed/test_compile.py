@@ -109,7 +109,7 @@ def test_a_network_that_is_compiled_again_for_other_stages_may_take_as_long_as_t
 
 @pytest.mark.parametrize("trial", [True, False], ids=["trial", "first step"])
 def test_a_request_to_stop_that_reaches_the_compiler_too_ends_with_a_checkpoint(
-    tiny: Path, tmp_path: Path, trial: bool
+    tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], trial: bool
 ) -> None:
     """As Slurm sends it to all processes of a job; here a compiler that sends it to its rank and to itself."""
     config = recipe.load(str(tiny), ["--train.compile"])
@@ -132,6 +132,7 @@ def test_a_request_to_stop_that_reaches_the_compiler_too_ends_with_a_checkpoint(
     run = tmp_path / "runs" / "tiny"
     assert len(metrics(run)) == 2
     assert (run / "checkpoints" / "step-00000002").is_dir()
+    assert "will be ignored" not in capfd.readouterr().err, "what torch says of DDP's own profiling, on every rank"
 
 
 def test_accelerate_does_not_turn_tf32_on(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
