@@ -1,0 +1,112 @@
+"""Weight gradients as a product of matrices: those of torch's convolution, rounded alike."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from cifar_dist import models
+from cifar_dist.cpu import weight_gradients
+from cifar_dist.cpu.weight_gradients import multiply_for_weight_gradients
+
+
+def gradients(conv: nn.Module, images: Tensor, *, dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the output of a convolution, and the gradients of the images and the weight."""
+    seen = images.clone(memory_format=torch.preserve_format).requires_grad_()
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        out = conv(seen)
+    out.float().square().sum().backward()
+    (weight,) = conv.parameters()
+    assert seen.grad is not None
+    assert weight.grad is not None
+    return out.detach(), seen.grad, weight.grad
+
+
+def is_multiplied(conv: nn.Module, images: Tensor) -> bool:
+    with torch.autocast("cpu", torch.bfloat16):
+        return "_Convolution" in str(conv(images).grad_fn)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    side=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    layout=st.sampled_from([torch.channels_last, torch.contiguous_format]),
+    at_once=st.sampled_from([1, 2**25]),
+)
+def test_they_are_those_of_torch(
+    side: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    layout: torch.memory_format,
+    at_once: int,
+) -> None:
+    torch.manual_seed(0)
+    side = (max(side[0], kernel[0]), max(side[1], kernel[1]))
+    plain = nn.Conv2d(64, 5, kernel, stride=stride, padding=padding, bias=False).to(memory_format=layout)
+    images = torch.randn(3, 64, *side).to(memory_format=layout)
+    own = copy.deepcopy(plain)
+    multiply_for_weight_gradients(own)
+    own = copy.deepcopy(own)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(weight_gradients, "_MOST_NUMBERS", at_once)
+        found, wanted = gradients(own, images), gradients(plain, images)
+    assert torch.equal(found[0], wanted[0])
+    assert torch.equal(found[1], wanted[1])
+    assert (found[2] - wanted[2]).norm() <= 0.01 * wanted[2].norm()
+    assert own.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("conv", "side", "used"),
+    [
+        (nn.Conv2d(64, 8, 3, padding=1, bias=False), 4, True),
+        (nn.Conv2d(64, 8, 3, padding=1, stride=2, bias=False), 8, True),
+        (nn.Conv2d(64, 8, 3, bias=False), 8, True),
+        (nn.Conv2d(64, 8, 3, padding=1, bias=False), 5, False),
+        (nn.Conv2d(32, 8, 3, padding=1, bias=False), 4, False),
+        (nn.Conv2d(64, 8, 1, bias=False), 4, False),
+        (nn.Conv2d(64, 8, 3, padding=1), 4, False),
+        (nn.Conv2d(64, 64, 3, padding=1, groups=64, bias=False), 4, False),
+        (nn.Conv2d(64, 8, 3, padding="same", bias=False), 4, False),
+    ],
+)
+def test_they_are_used_where_they_are_faster(conv: nn.Conv2d, side: int, used: bool) -> None:
+    multiply_for_weight_gradients(conv)
+    images = torch.randn(2, conv.in_channels, side, side)
+    assert is_multiplied(conv, images) is used
+    conv.weight.requires_grad = False
+    assert not is_multiplied(conv, images.requires_grad_())
+
+
+def test_fp32_is_left_to_onednn() -> None:
+    conv = nn.Conv2d(64, 8, 3, padding=1, bias=False)
+    own, images = copy.deepcopy(conv), torch.randn(2, 64, 4, 4)
+    multiply_for_weight_gradients(own)
+    ours, torchs = (gradients(one, images, dtype=torch.float32) for one in (own, conv))
+    assert all(map(torch.equal, ours, torchs))
+
+
+def test_the_last_group_of_speed_net_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[torch.Size] = []
+    multiply = weight_gradients._weight_gradient
+
+    def multiplied(images: Tensor, weight: Tensor, gradient: Tensor, *place: weight_gradients.Pair) -> Tensor:
+        shapes.append(gradient.shape[1:])
+        return multiply(images, weight, gradient, *place)
+
+    monkeypatch.setattr(weight_gradients, "_weight_gradient", multiplied)
+    network = models.build("speed-net", classes=10, options={"widths": [64, 64, 128]})
+    multiply_for_weight_gradients(network)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = network(torch.randn(4, 3, 32, 32)).float().square().sum()
+    loss.backward()
+    assert shapes == [(128, 3, 3), (128, 6, 6)]
