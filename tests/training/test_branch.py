@@ -118,13 +118,13 @@ def test_a_branch_that_is_evaluated_less_often_keeps_the_evaluations_of_its_orig
 
 
 def test_an_evaluation_that_an_extension_has_undone_is_not_the_best_of_a_branch(place: Place) -> None:
-    words, run = ["--schedule.name", "constant", "--optim.lr", "0.02"], place.runs / "extended"
-    assert place.train("extended", *words, "--train.max_steps", "8").code == 0
+    words, run = ["--schedule.name", "constant", "--optim.lr", "0.02"], place.runs / "lengthened"
+    assert place.train("lengthened", *words, "--train.max_steps", "8").code == 0
     accuracies = [record["accuracy"] for record in metrics(run, "val")]
     assert accuracies == sorted(set(accuracies)), "the last is the best, or the test would show nothing"
     assert place.run("resume", str(run), "--train.max_steps", "10", "--eval.every", "2").code == 0
     assert [record["step"] for record in metrics(run, "val")] == [3, 6, 10]
-    branch = place.train("undone", "--run.from", "extended@9", *words, "--eval.every", "2", *NOTHING_TO_SEE)
+    branch = place.train("undone", "--run.from", "lengthened@9", *words, "--eval.every", "2", *NOTHING_TO_SEE)
     assert (branch.code, LOST in branch.said) == (0, False), branch.said
     assert [record["step"] for record in metrics(place.runs / "undone", "val")] == [3, 6, 12]
     assert checkpoint.named(place.runs / "undone" / "checkpoints", "best").name == "step-00000006"
