@@ -181,6 +181,8 @@ class StepConfig(ScheduleConfig):
         require(0 < self.gamma <= 1, f"gamma {self.gamma} must be above 0 and at most 1")
 
     def cut_short(self, epochs: int) -> list[str]:
+        if not self.milestones:
+            return [*super().cut_short(epochs), "schedule.milestones: none, so that the learning rate never falls"]
         beyond = ", ".join(f"{milestone:g}" for milestone in self.milestones if milestone >= epochs)
         late = (
             [f"schedule.milestones: no effect of {beyond}, the run ends after train.epochs {epochs}"] if beyond else []
@@ -306,6 +308,8 @@ class WSDConfig(FallingConfig):
 
     def cut_short(self, epochs: int) -> list[str]:
         left = epochs - self.warmup_of(epochs)
+        if not self.decay:
+            return [*super().cut_short(epochs), "schedule.decay: 0 epochs, so that the learning rate never falls"]
         late = [f"schedule.decay: {left:g} epochs instead of {self.decay:g}, those that train.epochs {epochs} leaves"]
         return super().cut_short(epochs) + (late if self.decay > left else [])
 

@@ -15,6 +15,8 @@ from cifar_dist.doctor.finding import Finding, until_error
 from cifar_dist.doctor.shared_folder import check_shared_folder
 from cifar_dist.doctor.space import room_for_checkpoints
 from cifar_dist.models import build_for
+from cifar_dist.models.pretrained import check_file
+from cifar_dist.run_folder import RunFolder
 
 _STATE_PER_WEIGHT = 3  # the weight itself, and what most optimizers keep of it
 
@@ -31,6 +33,8 @@ def examine_before(config: Config, world_size: int | None) -> Iterator[Finding]:
 
 
 def _examine_settings(config: Config, world_size: int | None) -> Iterator[Finding]:
+    if not RunFolder.of(config).newest_checkpoint():  # from which it would continue
+        check_file(config.model.pretrained)
     manifest = Manifest.load(config.data.path)
     yield describe_data(manifest)
     if world_size is not None:

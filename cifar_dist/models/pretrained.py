@@ -137,10 +137,24 @@ def _load_checked(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _read_pretrained(path: Path, model: nn.Module) -> dict[str, Tensor]:
+def check_file(source: str) -> None:
+    """Check that the file of ``model.pretrained`` exists, before a job or a sweep begins.
+
+    Raises:
+        UserError: it does not.
+    """
+    if source not in ("", PUBLISHED):
+        _require_file(Path(source))
+
+
+def _require_file(path: Path) -> None:
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise UserError(f"model.pretrained: {path} {what}; give a .safetensors or .pth file")
+
+
+def _read_pretrained(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    _require_file(path)
     try:
         return read_weights(path, model)
     except ValueError as error:

@@ -49,7 +49,7 @@ class _Job:
 
 
 def check(sweep: Sweep) -> None:
-    """Detect, before any run starts, missing data, a model that cannot be built, and folders of other settings or data.
+    """Detect, before any run starts, missing data and weights, models that cannot be built, and folders of other runs.
 
     Raises:
         UserError: the first problem, with the name of the run or row.
@@ -61,9 +61,11 @@ def check(sweep: Sweep) -> None:
         if found := run.other_setting():
             raise UserError(f"{run.folder.path} was started with {found[1]}; {otherwise}")
     configs = {row.name: row.runs[0].config for row in sweep.rows}
+    beginning = {row.name for row in sweep.rows if any(not run.folder.newest_checkpoint() for run in row.runs)}
     manifests = {path: Manifest.load(path) for path in dict.fromkeys(config.data.path for config in configs.values())}
 
     from cifar_dist.models import check_builds
+    from cifar_dist.models.pretrained import check_file
     from cifar_dist.run_folder.opening import refuse_other_data
 
     for run in sweep.runs:
@@ -72,6 +74,8 @@ def check(sweep: Sweep) -> None:
     for row, config in configs.items():
         manifest = manifests[config.data.path]
         try:
+            if row in beginning:
+                check_file(config.model.pretrained)
             check_builds(config.model, shape=manifest.shape, classes=len(manifest.classes))
         except (Exception, SystemExit) as error:
             reason = str(error) if isinstance(error, UserError) else describe_plugin_failure(error)

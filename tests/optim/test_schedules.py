@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -191,7 +192,8 @@ def test_wsd_warms_up_stays_and_decays(shape: str) -> None:
 
 @pytest.mark.parametrize("name", ["constant", "onecycle", "cosine", "linear", "polynomial", "restarts", "step", "wsd"])
 def test_a_warm_up_longer_than_a_share_of_the_run_shrinks_with_it(name: str) -> None:
-    long, fitting = (schedule_of(name, warmup=warmup, start=0.1) for warmup in (EPOCHS, 0.3 * EPOCHS))
+    falls = {"milestones": (5,), "decay": 2}  # of those that know them
+    long, fitting = (schedule_of(name, warmup=warmup, start=0.1, **falls) for warmup in (EPOCHS, 0.3 * EPOCHS))
     assert ours(long) == ours(fitting)
     assert long.cut_short(EPOCHS) == [
         "warm-up: 2.4 epochs instead of 8, 30 % of train.epochs 8, so that the learning rate can fall"
@@ -230,6 +232,12 @@ def test_what_a_short_run_has_no_room_for_is_said(schedule: ScheduleConfig, at_8
         assert says in line
         assert bool(says) == bool(line)
     assert schedule.cut_short(10) == []
+
+
+@pytest.mark.parametrize(("schedule", "key"), [(StepConfig(warmup=1), "milestones"), (WSDConfig(warmup=1), "decay")])
+def test_a_schedule_that_never_falls_says_so(schedule: ScheduleConfig, key: str) -> None:
+    (line,) = schedule.cut_short(8)
+    assert re.fullmatch(rf"schedule\.{key}: (none|0 epochs), so that the learning rate never falls", line)
 
 
 def test_no_shipped_recipe_is_cut_short_at_its_own_length() -> None:

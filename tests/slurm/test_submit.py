@@ -32,6 +32,7 @@ from cifar_dist.slurm.submission import Submission
         (["--gres=gpu:4", "--optim.lr", "fast"], "the command line: optim.lr"),
         (["--data.path", "nowhere"], "no packed dataset at nowhere: the folder does not exist"),
         (["--model.name", "tiny-cn"], "did you mean 'tiny-cnn'"),
+        (["--model.pretrained", "a.pth"], "model.pretrained: a.pth does not exist; give a .safetensors or .pth file"),
         (
             ["--run.name", "taken", "--optim.lr", "9"],
             "/runs/taken was started with optim.lr = 0.1 and this command says 9",

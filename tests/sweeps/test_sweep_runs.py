@@ -280,6 +280,7 @@ def test_runs_at_a_time_are_distributed_over_the_gpus_that_cuda_sees(
     [
         (["--data.path", "nowhere"], "", "no packed dataset at nowhere: the folder does not exist"),
         ([], "model.options.widths = [3]", "row 'diverges-too': model.options: tiny-cnn has no option 'widths'; "),
+        ([], "model.pretrained = 'a.pth'", "row 'diverges-too': model.pretrained: a.pth does not exist; give a "),
         (["--launch", "dpp"], "", "launch/dpp.yaml does not exist; configs: cpu ddp "),
         (["--launch", "ddp", "--jobs", "2"], "", "--jobs has no effect with --launch"),
         (["--jobs", "none"], "", "argument --jobs: 'none' is not an integer of at least 1; see: "),
