@@ -116,9 +116,10 @@ def test_a_hint_is_accepted_when_it_is_typed(plain: str) -> None:
         value = {"--schedule.name": "cosine"}.get(hint, "1")
         recipe.load(plain, [hint, value])
     words = ["--model.freeze", "--optim.backbone_lr", "0.1"]
-    with pytest.raises(UserError, match=r"or use --model\.freeze false --model\.unfreeze 1"):
+    with pytest.raises(UserError, match=r"use --optim\.backbone_lr 1, or --model\.freeze false$"):
         recipe.load(plain, words)
-    assert recipe.load(plain, [*words, "--model.freeze", "false", "--model.unfreeze", "1"]).model.unfreeze == 1
+    for remedy in (["--optim.backbone_lr", "1"], ["--model.freeze", "false"]):
+        recipe.load(plain, [*words, *remedy])
 
 
 def test_a_setting_that_equals_its_default_is_accepted_in_any_form(plain: str) -> None:
@@ -204,7 +205,8 @@ def test_model_options_keep_the_types_of_a_list(plain: str, value: list[object])
         ),
         (
             ["--model.freeze", "--optim.backbone_lr", "0.1"],
-            "optim.backbone_lr and optim.layer_decay have no effect with model.freeze",
+            "optim.backbone_lr has no effect with model.freeze, which trains the last layer only; "
+            "use --optim.backbone_lr 1, or --model.freeze false",
         ),
         (
             ["--model.freeze", "--average.name", "swa", "--average.recalibrate", "100"],

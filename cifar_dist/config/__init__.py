@@ -88,8 +88,9 @@ class Config(Section):
                 "average.recalibrate has no effect with model.freeze, which keeps batch statistics; set one of them",
             )
         if isinstance(self.optim, StagedOptimConfig):
-            require(
-                not self.model.freeze or self.optim.backbone_lr == self.optim.layer_decay == 1,
-                "optim.backbone_lr and optim.layer_decay have no effect with model.freeze, which trains the last layer "
-                "only; remove them, or use --model.freeze false --model.unfreeze 1",
-            )
+            for key in ("backbone_lr", "layer_decay"):
+                require(
+                    not self.model.freeze or getattr(self.optim, key) == 1,
+                    f"optim.{key} has no effect with model.freeze, which trains the last layer only; "
+                    f"use --optim.{key} 1, or --model.freeze false",
+                )

@@ -71,7 +71,7 @@ class ScheduleConfig(Choice):
             return []
         return [
             f"warm-up: {warmup:g} epochs instead of {self.warmup:g}, "
-            f"{100 * self.longest_warmup:.0f} % of train.epochs {epochs}, so that the learning rate can fall"
+            f"{100 * self.longest_warmup:.0f} % of train.epochs {epochs}"
         ]
 
     def keeps_rates(self, steps: int, *, steps_per_epoch: int, before: int, after: int) -> bool:

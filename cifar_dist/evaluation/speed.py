@@ -57,8 +57,14 @@ def make_forms(model: nn.Module, images: Tensor) -> tuple[dict[str, Answer], dic
             try:
                 forms[name] = torch.jit.freeze(make().eval())
             except Exception as error:  # a compiler raises many kinds
-                failures[name] = first_line(error)
+                failures[name] = _reason(error)
     return forms, failures
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line that is not a place: TorchScript's messages may begin with one."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if line and not line.startswith("File ")), first_line(error))
 
 
 @torch.no_grad()

@@ -69,7 +69,9 @@ class EvaluationSummary:
         """Say that the network has diverged, or that test-time augmentation lowers the accuracy; empty if neither."""
         if self.loss is not None and not math.isfinite(self.loss):
             return "the loss is not finite: training has diverged, and the predictions mean nothing; lower --optim.lr"
-        if self.accuracy is None or self.plain_accuracy is None or self.accuracy >= self.plain_accuracy:
+        if self.accuracy is None or self.plain_accuracy is None:
+            return ""
+        if round((self.plain_accuracy - self.accuracy) * self.samples) < _MORE_THAN_CHANCE:
             return ""
         return (
             f"TTA {self.tta} lowers the accuracy from {percent_cell(self.plain_accuracy)} to {percent(self.accuracy)}; "
@@ -83,6 +85,8 @@ class EvaluationSummary:
 
 
 _SUMMARY = TypeAdapter(EvaluationSummary)
+_MORE_THAN_CHANCE = 5
+"""Images: of so many that all change from right to wrong, chance does it to all in one case of 32 (McNemar's test)."""
 
 
 def read_summary(path: Path) -> EvaluationSummary | None:

@@ -61,7 +61,7 @@ def check(sweep: Sweep) -> None:
         if found := run.other_setting():
             raise UserError(f"{run.folder.path} was started with {found[1]}; {otherwise}")
     configs = {row.name: row.runs[0].config for row in sweep.rows}
-    beginning = {row.name for row in sweep.rows if any(not run.folder.newest_checkpoint() for run in row.runs)}
+    begun = {run.name for run in sweep.runs if run.folder.is_finished() or run.folder.newest_checkpoint()}
     manifests = {path: Manifest.load(path) for path in dict.fromkeys(config.data.path for config in configs.values())}
 
     from cifar_dist.models import check_builds
@@ -71,17 +71,18 @@ def check(sweep: Sweep) -> None:
     for run in sweep.runs:
         if run.folder.exists() and run.folder.manifest.is_file():
             refuse_other_data(run.folder, manifests[run.config.data.path], otherwise)
-    for row, config in configs.items():
+    for row in sweep.rows:
+        config = configs[row.name]
         manifest = manifests[config.data.path]
         try:
-            if row in beginning:
+            if not begun.issuperset(run.name for run in row.runs):
                 check_file(config.model.pretrained)
             check_builds(config.model, shape=manifest.shape, classes=len(manifest.classes))
         except (Exception, SystemExit) as error:
             reason = str(error) if isinstance(error, UserError) else describe_plugin_failure(error)
             if not reason:
                 raise
-            raise UserError(f"row '{row}': {reason}") from None
+            raise UserError(f"row '{row.name}': {reason}") from None
 
 
 def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:

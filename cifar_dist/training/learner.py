@@ -86,14 +86,18 @@ class Learner:
         module, model = self._setup.module, self._config.model
         if loaded is not None:
             load_weights(module, loaded.tensors.weights, loaded.path)
-        elif model.pretrained:
+            return
+        if model.pretrained:
             new: list[str] = []
             self._ranks.run_once_per_node_first(
                 lambda: new.extend(load_pretrained(module, model.pretrained, model.name))
             )
             if new:
                 self.notes.append(f"{model.pretrained} has other classes: {', '.join(new)} keep new weights")
-        elif isinstance(module, DataInitialized):
+            return
+        if model.freeze:
+            self.notes.append("model.freeze without model.pretrained: all layers but the last keep random weights")
+        if isinstance(module, DataInitialized):
             module.initialize(next(self._plain_images("initialize", _INITIALIZE_IMAGES, _INITIALIZE_IMAGES)).cpu())
 
     def steps(self, first: int, last: int, learning_rate: Callable[[int], float]) -> Iterator[StepMeasurements]:

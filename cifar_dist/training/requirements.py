@@ -181,7 +181,7 @@ def check_limits(config: Config, manifest: Manifest, steps_per_epoch: int) -> No
             "pack it with --val-fraction 0.1, or drop --train.patience"
         )
     if train.patience and not config.data.hold_out:
-        raise UserError("train.patience needs a validation split; drop it, or drop --data.hold_out false")
+        raise UserError("train.patience needs a validation split; use --data.hold_out true, or --train.patience 0")
     steps = train.epochs * steps_per_epoch
     if train.profile > (most := train.last_step(steps_per_epoch)):
         raise UserError(f"train.profile {train.profile} is more than the {most} steps of the run; use at most {most}")

@@ -436,6 +436,7 @@ def test_a_network_that_cannot_be_scripted_is_timed_without() -> None:
     forms, failures = make_forms(Untyped(), images)
     assert list(forms) == ["base", "traced"]
     assert list(failures) == ["scripted"]
+    assert "line" not in failures["scripted"], "the reason, and not its place"
     timings = time_forms({"slow": lambda x: forms["base"](x) + 1, **forms}, images, passes=2)
     assert timings["base"].difference == pytest.approx(1.0)
 
