@@ -141,6 +141,12 @@ def test_a_saved_buffer_that_grows_is_refused_before_a_step_uses_it(
         train(learner, 0, PER_EPOCH)
 
 
+def test_frozen_random_weights_are_reported(digits: Path) -> None:
+    for freeze in (True, False):
+        with learner_of(digits, ModelConfig("tiny-cnn", freeze=freeze), NoAverageConfig()) as learner:
+            assert any("keep random weights" in note for note in learner.notes) is freeze
+
+
 def test_a_stage_learns_from_its_epoch_on(digits: Path) -> None:
     with learner_of(digits, ModelConfig("tiny-cnn", unfreeze=1), NoAverageConfig()) as learner:
         states = [learner.model.state()]
