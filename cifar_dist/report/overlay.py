@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, INK, RED, GREY)
 _MARKERS = "os^Dv"  # of runs that have a colour in common
 _NAME = 36  # characters
+_MUCH = 2  # times the middle one of the runs' highest losses: a run above it has diverged, or not yet begun to learn
 _MEANS = 80  # points of averaged training steps per run: with more, the lines hide each other
 
 _Points = Sequence[tuple[float, float]]
@@ -27,7 +29,7 @@ _Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Overlaid:
-    """A run.
+    """A run in the picture.
 
     Attributes:
         name: label of the run.
@@ -52,7 +54,7 @@ def draw_overlay(runs: Sequence[Overlaid], path: Path) -> Path:
         for axes, title in ((loss, "Loss"), (accuracy, "Accuracy")):
             axes.set_title(title)
             axes.set_xlabel("epoch")
-        lines, tops = [], [0.0]
+        lines, tops = [], list[float]()
         for place, run in enumerate(runs):
             colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place // len(_COLOURS) % len(_MARKERS)]
             shown = marker if len(runs) > len(_COLOURS) else ""
@@ -61,7 +63,7 @@ def draw_overlay(runs: Sequence[Overlaid], path: Path) -> Path:
             _draw(accuracy, run, "accuracy", colour, marker)
         for axes in (loss, accuracy):
             axes.set_xlim(left=0)
-        loss.set_ylim(bottom=0, top=max(tops) or None)
+        loss.set_ylim(bottom=0, top=_common_top(tops))
         accuracy.yaxis.set_major_formatter(lambda value, _: PERCENT.format(x=100 * value))
         for split in ("train", "val", "test"):
             _plot(accuracy, split, [], GREY, label=split)
@@ -70,6 +72,12 @@ def draw_overlay(runs: Sequence[Overlaid], path: Path) -> Path:
         # Not as labels of the lines: Matplotlib hides those that begin with a "_".
         drawing.legend(lines, names, loc="outside lower center", ncols=4)
     return path
+
+
+def _common_top(tops: Sequence[float]) -> float | None:
+    """Return where the axis ends: not at that of a run that has diverged, which would flatten the others."""
+    known = sorted(filter(None, tops))
+    return min(known[-1], _MUCH * statistics.median_low(known)) if known else None
 
 
 def _draw_loss(axes: Axes, run: Overlaid, colour: str, marker: str) -> float:

@@ -99,6 +99,18 @@ def test_an_early_outlier_flattens_no_curve_and_is_named_and_a_loss_that_rose_is
                 assert [text.get_text().strip() for text in axes.texts] == ([] if last > 30 else ["30"])
 
 
+def test_a_run_that_has_diverged_flattens_no_other(tmp_path: Path, drawn: list[Figure]) -> None:
+    runs = []
+    for name, last in (("a", 0.5), ("b", 0.7), ("diverged", 9000.0)):
+        records = [Record(step, step - 1, "train", 2.3 / step, 0.5, 10, 0.1, lr=0.1) for step in (1, 2, 3)]
+        records += [Record(step, step - 1, "val", loss, 0.5, 10, 0.1) for step, loss in enumerate((2.0, 1.0, last), 1)]
+        runs.append(overlay.Overlaid(name, records, 1, None))
+    overlay.draw_overlay(runs, tmp_path / "overlay.png")
+    assert 2 < drawn[0].axes[0].get_ylim()[1] < 6
+    overlay.draw_overlay(runs[2:], tmp_path / "overlay.png")
+    assert drawn[1].axes[0].get_ylim()[1] > 9000
+
+
 def test_the_legend_covers_no_curve_that_rises_or_falls(tmp_path: Path, drawn: list[Figure]) -> None:
     records = [Record(step, step - 1, "train", 0.1 * step, 1 - 0.01 * step, 10, 0.1, 0.1) for step in range(1, 31)]
     curves.draw_curves(records, [], tmp_path, 1)
