@@ -5,39 +5,49 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isinf
 
-from rich.table import Table
-
-from cifar_dist.formatting import csv_text, percent, size
+from cifar_dist.formatting import csv_text, markdown, percent, size
 from cifar_dist.models.receptive_field import Field, Span
 from cifar_dist.models.summary import Layer, Summary
 
 _BYTES = 4  # of a float32 parameter
+_DISPENSABLE = ("memory", "input", "share", "type", "field")  # columns, where there is no room for all
 
 
-def layer_table(summary: Summary) -> Table:
-    """Tabulate the layers with their shapes, parameters, multiply-adds, memory of outputs, and receptive fields."""
-    table = _table("layer", "type", "input", "output", "kernel", "parameters", "share", "mult-adds", "memory", "field")
-    for layer in summary.layers:
-        share = layer.parameters / summary.parameters
-        table.add_row(
+def layer_table(summary: Summary, width: int | None) -> str:
+    """Tabulate the layers with their shapes, parameters, multiply-adds, memory of outputs, and receptive fields.
+
+    Args:
+        summary: of the network.
+        width: of the terminal; None for a file or a pipe.
+    """
+    columns = ("input", "output", "kernel", "parameters", "share", "mult-adds", "memory", "field")
+    rows = [
+        (
             *(layer.name or "(itself)", layer.kind),
             *(_sides(layer.inputs), _sides(layer.outputs), _kernel(layer)),
-            *(f"{layer.parameters:,}", percent(share, 1)) if layer.parameters else ("", ""),
+            f"{layer.parameters:,}" if layer.parameters else "",
+            percent(layer.parameters / summary.parameters, 1) if layer.parameters else "",
             _si(layer.multiply_adds) if layer.multiply_adds else "",
             size(layer.output_bytes) if layer.output_bytes else "",
             _pixels(layer.field.size) if layer.field else "",
         )
-    return table
+        for layer in summary.layers
+    ]
+    return markdown(("layer", "type", *columns), rows, columns, width=width, dispensable=_DISPENSABLE)
 
 
-def field_table(summary: Summary) -> Table:
-    """Tabulate the convolutions and pools with the receptive field after each."""
-    table = _table("layer", "type", "kernel", "stride", "jump", "field")
-    for layer in summary.layers:
-        if layer.kernel and layer.field:
-            numbers = (str(layer.field.height.jump), _pixels(layer.field.size))
-            table.add_row(layer.name or "(itself)", layer.kind, _sides(layer.kernel), _sides(layer.stride), *numbers)
-    return table
+def field_table(summary: Summary, width: int | None) -> str:
+    """Tabulate the convolutions and pools with the receptive field after each; ``width``: as of :func:`layer_table`."""
+    columns = ("kernel", "stride", "jump", "field")
+    rows = [
+        (
+            *(layer.name or "(itself)", layer.kind, _sides(layer.kernel), _sides(layer.stride)),
+            *(str(layer.field.height.jump), _pixels(layer.field.size)),
+        )
+        for layer in summary.layers
+        if layer.kernel and layer.field
+    ]
+    return markdown(("layer", "type", *columns), rows, columns, width=width)
 
 
 def totals(summary: Summary, batch: int) -> list[tuple[str, str]]:
@@ -117,14 +127,6 @@ def _span(field: Field, axis: int) -> Span:
 
 def _sides(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
-
-
-def _table(*columns: str) -> Table:
-    """Create a plain table: the first two columns are text, the others numbers."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place < 2 else "right", overflow="fold", no_wrap=place > 1)
-    return table
 
 
 def _kernel(layer: Layer) -> str:

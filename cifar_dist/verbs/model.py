@@ -12,6 +12,7 @@ from cifar_dist.data.image_files import MAX_SIDE
 from cifar_dist.errors import UserError, printable
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.models.registry import names
+from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import RECIPE_NAME, Name, at_least, user_path
 from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.output import check_writable, stream_for_people, writing
@@ -69,8 +70,6 @@ def run(arguments: argparse.Namespace) -> int:
     classes = arguments.classes or classes
 
     with loading():
-        from rich.console import Console
-
         from cifar_dist.files import write_output
         from cifar_dist.models import build, check_fits
         from cifar_dist.models.layer_tables import (
@@ -93,21 +92,11 @@ def run(arguments: argparse.Namespace) -> int:
         text = receptive_field_csv(summary) if arguments.receptive_field else layers_csv(summary)
         with writing(arguments.csv):
             write_output(arguments.csv, text)
-    table = field_table(summary) if arguments.receptive_field else layer_table(summary)
-    # In a pipe the table is as wide as necessary and never coloured; rich by itself would obey FORCE_COLOR.
     people = stream_for_people(arguments.csv)
-    at_terminal = people.isatty()
-    columns = None if at_terminal else 500
-    console = Console(force_terminal=at_terminal, width=columns, highlight=False, markup=False, emoji=False)
-    title = f"{model.name}: {classes} classes, images of {height}x{width}x{shape[2]}"
-    with console.capture() as shown:  # rich would exit with 1 where the reader has ended, as `head` does
-        console.print(printable(title), style="bold")
-        console.print()
-        console.print(table)
-        console.print()
-        for what, text in totals(summary, arguments.batch):
-            console.print(f"{what:<16} {text}", soft_wrap=True)
-    print(shown.get(), end="", file=people, flush=True)
+    tabulate = field_table if arguments.receptive_field else layer_table
+    title = printable(f"{model.name}: {classes} classes, images of {height}x{width}x{shape[2]}")
+    sums = "".join(f"{what:<16} {text}\n" for what, text in totals(summary, arguments.batch))
+    print(f"{title}\n\n{tabulate(summary, table_width(people))}\n{sums}", end="", file=people, flush=True)
     return EXIT_DONE
 
 
