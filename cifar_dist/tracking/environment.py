@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -58,6 +59,7 @@ _USER_IN_URL = re.compile(r"(://)[^/\s]+@")
 _SECRET_IN_TEXT = re.compile(
     r"(\w*(?:KEY|TOKEN|SECRET|PASS|PWD|PW\b|PRIVATE|JWT|CREDENTIAL|AUTH|SIGNATURE)\w*[=:])[^,;&\s]+", re.IGNORECASE
 )
+_COMMIT = re.compile(r"^([0-9a-f]{10})[0-9a-f]+")
 _FACTS = TypeAdapter(RunFacts)
 
 
@@ -120,14 +122,22 @@ def _gpus() -> list[str]:
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
+@cache  # a checkout may change while the code of its former commit runs
 def _commit() -> str | None:
     """Return the commit of the checkout that this code runs from, with ``-dirty`` appended if files differ."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    if not _git("ls-files", Path(__file__).name):  # installed in an environment within a checkout of something else
+        return None
+    return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
+
+
+def _git(*words: str) -> str:
+    """Return what git says of the folder of this file; empty where it fails."""
+    command = ["git", "-C", str(Path(__file__).parent), *words]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
+        return ""
+    return done.stdout.strip()
 
 
 def read_facts(path: Path) -> RunFacts:
@@ -139,6 +149,46 @@ def read_facts(path: Path) -> RunFacts:
     except ValidationError as error:
         damaged = {one["loc"][0] for one in error.errors()}
         return _FACTS.validate_python({key: facts[key] for key in facts.keys() - damaged})
+
+
+def describe_numerics(device: str) -> dict[str, str]:
+    """Describe by what this process rounds differently from others: versions, commit and, on a CPU, its name.
+
+    Args:
+        device: that it computes on, such as ``cpu``.
+    """
+    return _numerics({"versions": _versions(("cifar-dist", "torch")), "commit": _commit(), "cpu": _cpu()}, device)
+
+
+def read_numerics(path: Path) -> dict[str, str]:
+    """Read from an ``environment.json`` what :func:`describe_numerics` says of its process, as far as it is known."""
+    return _numerics(read_json(path), read_facts(path).device)
+
+
+def _numerics(description: Mapping[str, object], device: str) -> dict[str, str]:
+    versions, commit = description.get("versions"), description.get("commit")
+    known = versions if isinstance(versions, dict) else {}
+    found = {
+        "torch": known.get("torch"),
+        "cifar-dist": known.get("cifar-dist"),
+        "commit": _COMMIT.sub(r"\1", commit) if isinstance(commit, str) else "",
+        "cpu": description.get("cpu") if device == "cpu" else "",
+    }
+    return {key: value for key, value in found.items() if isinstance(value, str) and value}
+
+
+def change_of_numerics(path: Path, device: str, steps: int) -> str:
+    """Say that a resumed run has another device, commit or version than its ``environment.json``; empty if it has not.
+
+    Args:
+        path: the ``environment.json``.
+        device: of the run from here on.
+        steps: done before.
+    """
+    then = {"device": read_facts(path).device} | read_numerics(path)
+    now = {"device": device} | describe_numerics(device)
+    changes = [f"{key} {then[key]} -> {now[key]}" for key in now if then.get(key) and then[key] != now[key]]
+    return f"changed since the {steps} steps done: {', '.join(changes)}" if steps and changes else ""
 
 
 def change_of_arithmetic(path: Path, now: str, steps: int) -> str:

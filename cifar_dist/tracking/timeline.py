@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -36,6 +36,7 @@ class Event:
         processes: number of processes that train from then on; 0 if the run ends.
         where: they compute: wrapper and device, such as ``DDP, cpu``.
         note: the reason, or what was lost; one line.
+        numerics: versions, commit and CPU by which they may round differently; empty if the run ends, or is older.
     """
 
     time: str
@@ -44,6 +45,7 @@ class Event:
     processes: int = 0
     where: str = ""
     note: str = ""
+    numerics: dict[str, str] = field(default_factory=dict)
 
     @property
     def wrapper(self) -> str:
@@ -96,9 +98,11 @@ def _from_line(line: str) -> Event:
     raw = json.loads(line)
     if not isinstance(raw, dict):
         raise ValueError("not an event")
-    event = Event(**{key: raw[key] for key in raw.keys() & {field.name for field in fields(Event)}})
+    event = Event(**{key: raw[key] for key in raw.keys() & {one.name for one in fields(Event)}})
     if event.kind not in get_args(Kind) or type(event.step) is not int or type(event.processes) is not int:
         raise ValueError("not an event")
-    if not all(isinstance(text, str) for text in (event.time, event.where, event.note)):
+    if not isinstance(event.numerics, dict):
+        raise ValueError("not an event")
+    if not all(isinstance(text, str) for text in (event.time, event.where, event.note, *event.numerics.values())):
         raise ValueError("not an event")
     return event

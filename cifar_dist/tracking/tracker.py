@@ -16,7 +16,7 @@ from cifar_dist.run_folder import RunFolder
 from cifar_dist.terminal.progress import Advance, silent
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.console import RunConsole
-from cifar_dist.tracking.environment import write_environment
+from cifar_dist.tracking.environment import describe_numerics, write_environment
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.lost_records import restore_lost
 from cifar_dist.tracking.metrics import MetricsLog, Record
@@ -125,7 +125,9 @@ class Tracker(AnyTracker):
         count = last_step - resume_step
         again = "" if not count else "1 step is repeated" if count == 1 else f"{count:,} steps are repeated"
         where = f"{facts.wrapper}, {facts.device}"
-        timeline.append(folder.timeline, Event(timeline.utc(), kind, resume_step, facts.processes, where, again))
+        numerics = describe_numerics(facts.device)
+        begin = Event(timeline.utc(), kind, resume_step, facts.processes, where, again, numerics)
+        timeline.append(folder.timeline, begin)
         if again:
             self.say(f"resumed before the end of the metrics: {again}")
         say_command = self._console.say_command

@@ -27,7 +27,7 @@ from cifar_dist.run_folder.opening import refuse_missing_data
 from cifar_dist.step_folder import step_of
 from cifar_dist.terminal.progress import Advance, Show
 from cifar_dist.tracking import timeline
-from cifar_dist.tracking.environment import read_facts
+from cifar_dist.tracking.environment import describe_numerics, read_facts, read_numerics
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record, read
 from cifar_dist.tracking.timeline import Event
@@ -188,7 +188,7 @@ class JobDifferences:
 
     Attributes:
         lines: for the reader; empty where nothing is known to differ.
-        avoidable: whether a job on the run's processes would have none.
+        avoidable: whether a job on the run's processes would have fewer.
     """
 
     lines: tuple[str, ...]
@@ -208,10 +208,11 @@ def differences(folder: RunFolder, engine: Engine, first: int, last: int) -> Job
         unknown = "the run's environment.json is missing: its processes and device are not known"
         return JobDifferences((unknown,), avoidable=False)
     jobs = _jobs_of(folder, first, last)
+    numerics = _numerics_lines(folder, engine, jobs)
     if len({(job.processes, job.where) for job in jobs}) > 1:
         several = " and then ".join(dict.fromkeys(f"{job.processes} x {job.where}" for job in jobs))
         line = f"steps {first + 1} to {last} were trained on {several}, and no job recomputes all to the last digit"
-        return JobDifferences((line,), avoidable=False)
+        return JobDifferences((line, *numerics), avoidable=False)
     then = asdict(facts)
     for job in jobs:
         then |= {"processes": job.processes, "wrapper": job.wrapper, "device": job.device}
@@ -221,15 +222,35 @@ def differences(folder: RunFolder, engine: Engine, first: int, last: int) -> Job
         "device": engine.device_name,
         "precision": engine.arithmetic,
     }
-    lines = [f"{key}: {then[key]} then, {now[key]} now" for key in now if then[key] and then[key] != now[key]]
-    return JobDifferences(tuple(lines), avoidable=bool(lines))
+    different = [key for key in now if then[key] and then[key] != now[key]]
+    lines = [f"{key}: {then[key]} then, {now[key]} now" for key in different]
+    is_other_gpu = then["device"].startswith("cuda") and engine.device_name.startswith("cuda")
+    avoidable = any(key != "device" or not is_other_gpu for key in different)
+    return JobDifferences((*lines, *numerics), avoidable)
+
+
+def _numerics_lines(folder: RunFolder, engine: Engine, jobs: list[Event]) -> list[str]:
+    """Say which versions, commits and CPUs of the jobs differ from those here, as far as the run has recorded them."""
+    starts = _starts(folder)
+    of_newest = read_numerics(folder.environment)  # which each start replaces
+    then = [job.numerics or (of_newest if job == starts[-1] else {}) for job in jobs] if starts else [of_newest]
+    lines = []
+    for key, now in describe_numerics(engine.device_name).items():
+        before = dict.fromkeys(one[key] for one in then if key in one)
+        if set(before) - {now}:
+            lines.append(f"{key}: {' and '.join(before)} then, {now} now")
+    return lines
 
 
 def _jobs_of(folder: RunFolder, first: int, last: int) -> list[Event]:
     """Return the starts of the jobs that trained the steps from ``first`` to ``last``."""
-    events = [event for event in timeline.read(folder.timeline) if event.processes]
+    events = _starts(folder)
     ends = [*(event.step for event in events[1:]), last]
     return [event for event, end in zip(events, ends, strict=False) if event.step < last and first < end]
+
+
+def _starts(folder: RunFolder) -> list[Event]:
+    return [event for event in timeline.read(folder.timeline) if event.processes]
 
 
 class Recomputation:

@@ -32,7 +32,7 @@ from cifar_dist.files import folder_atomic, write_sums
 from cifar_dist.formatting import list_some
 from cifar_dist.run_folder import FINAL, EvaluationSummary, RunFolder
 from cifar_dist.tracking import metrics, timeline
-from cifar_dist.tracking.environment import change_of_arithmetic, change_of_processes
+from cifar_dist.tracking.environment import change_of_arithmetic, change_of_numerics, change_of_processes
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirrors import MakeMirror, wanted_mirrors
 from cifar_dist.tracking.timeline import Status
@@ -428,8 +428,10 @@ class Trainer:
         if not self.ranks.is_main:
             return SilentTracker()
         facts = facts_of(self.setup, self.engine, len(self.val.images) if self.val else 0)
+        # It and the next notes read the environment of an earlier process, which the tracker replaces.
+        change = change_of_numerics(self.folder.environment, self.engine.device_name, self.step)
         notes = [
-            *notes,  # the next reads the environment of an earlier process, which the tracker replaces
+            *notes,
             change_of_arithmetic(self.folder.environment, self.engine.arithmetic, self.step),
             change_of_processes(self.folder.environment, self.config, self.ranks.world_size, self.step),
             self.engine.precision.advice,
@@ -447,6 +449,8 @@ class Trainer:
             resume_accuracy=self.accuracy,
             mirrors=mirrors,
         )
+        if change:
+            tracker.say(change)
         for section in (self.config.schedule, self.config.model):
             for line in section.cut_short(self.config.train.epochs):
                 tracker.say(line)

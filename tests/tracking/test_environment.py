@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.recorded import FACTS
 
-from cifar_dist.tracking.environment import RECORDED, read_facts, relevant, write_environment
+from cifar_dist.tracking import environment
+from cifar_dist.tracking.environment import (
+    RECORDED,
+    change_of_numerics,
+    describe_numerics,
+    read_facts,
+    read_numerics,
+    relevant,
+    write_environment,
+)
 from cifar_dist.tracking.facts import RunFacts
 
 CANARY = "canary-4711"
@@ -44,6 +55,40 @@ def test_facts_that_are_missing_or_damaged_are_empty_and_the_others_are_read(
     for content in ("{ torn", "[]", "{}", '{"run": 1}'):
         path.write_text(content)
         assert read_facts(path) == RunFacts()
+
+
+@pytest.mark.parametrize("damage", ["{ torn", "[]", "{}", '{"versions": 1, "commit": 2, "cpu": [], "run": 3}'])
+def test_what_rounds_differently_is_read_as_far_as_it_is_known(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "environment.json"
+    write_environment(path, replace(FACTS, device="cpu"))
+    assert read_numerics(path) == describe_numerics("cpu")
+    assert {"torch", "cifar-dist", "cpu"} <= read_numerics(path).keys()
+    write_environment(path, replace(FACTS, device="cuda (NVIDIA A100)"))
+    assert "cpu" not in read_numerics(path), "which computes nothing there"
+    assert change_of_numerics(path, "cuda (NVIDIA H200)", 0) == ""
+    changed = change_of_numerics(path, "cuda (NVIDIA H200)", 5)
+    assert changed == "changed since the 5 steps done: device cuda (NVIDIA A100) -> cuda (NVIDIA H200)"
+    path.write_text(damage)
+    assert read_numerics(path) == {}
+    assert change_of_numerics(path, "cpu", 5) == ""
+
+
+def test_the_commit_of_a_project_around_an_installation_is_not_this_program_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> None:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True)
+
+    installed = tmp_path / ".venv" / "environment.py"
+    installed.parent.mkdir()
+    installed.touch()
+    git("init")
+    git("commit", "--allow-empty", "-m", "theirs")
+    monkeypatch.setattr(environment, "__file__", str(installed))
+    assert environment._commit.__wrapped__() is None
+    git("add", "--force", str(installed))
+    assert environment._commit.__wrapped__()
 
 
 def test_no_secret_reaches_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from cifar_dist import checkpoint
 from cifar_dist.checkpoint import Tensors
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
+from cifar_dist.tracking.environment import describe_numerics
 from cifar_dist.training import certificate
 from cifar_dist.training.certificate import Stretch
-from cifar_dist.training.replay import differences
+from cifar_dist.training.replay import JobDifferences, differences
 from cifar_dist.verbs.replay import _recompute_stretches, _recorded_config
 
 PROCESSES = 2
@@ -252,6 +254,46 @@ def test_a_step_is_compared_with_the_job_that_trained_it(of_three_jobs: RunFolde
     line = "steps 6 to 14 were trained on 1 x one process, cpu and then 3 x FSDP, cpu, and no job recomputes all"
     assert crossing.lines[0].startswith(line)
     assert (other.avoidable, crossing.avoidable) == (True, False), "what the command on the run's processes is for"
+
+
+def test_another_torch_cpu_or_commit_is_named(trained: Path, tmp_path: Path) -> None:
+    """By the record of the job that trained the steps; no other launch avoids them."""
+    folder = RunFolder(shutil.copytree(trained, tmp_path / "copy", symlinks=True))
+    alone, now = engine(), describe_numerics("cpu")
+    described = json.loads(folder.environment.read_text())
+    described |= {"commit": "1" * 40 + "-dirty", "cpu": "Intel 8088", "versions": {"torch": "1.0.0"}}
+    described["run"] |= {"processes": 1, "wrapper": "one process", "precision": alone.arithmetic}
+    folder.environment.write_text(json.dumps(described))
+    cpu, torch = f"cpu: Intel 8088 then, {now['cpu']} now", f"torch: 1.0.0 then, {now['torch']} now"
+    commit = [f"commit: 1111111111-dirty then, {now['commit']} now"] if "commit" in now else []
+    folder.timeline.unlink()
+    started = timeline.Event(timeline.utc(), "started", 0, 1, "one process, cpu")
+    timeline.append(folder.timeline, started)  # of a version that recorded no more
+    assert differences(folder, alone, 0, 26) == JobDifferences((torch, *commit, cpu), avoidable=False)
+
+    resumed = replace(started, kind="resumed", step=13)
+    timeline.append(folder.timeline, replace(resumed, numerics=now | {"torch": "2.0.0"}))
+    assert differences(folder, alone, 0, 13).lines == (), "environment.json is of the second job"
+    assert differences(folder, alone, 13, 26).lines == (f"torch: 2.0.0 then, {now['torch']} now",)
+    folder.timeline.unlink()
+    timeline.append(folder.timeline, replace(started, numerics={"torch": "1.0.0"}))
+    timeline.append(folder.timeline, replace(resumed, processes=2, numerics=now | {"torch": "2.0.0"}))
+    crossing = differences(folder, alone, 5, 20).lines
+    assert crossing[1:] == (f"torch: 1.0.0 and 2.0.0 then, {now['torch']} now",)
+
+
+@pytest.mark.parametrize(("device", "avoidable"), [("cuda (NVIDIA A100)", True), ("cpu", False)])
+def test_a_cpu_is_compared_where_it_computes(of_three_jobs: RunFolder, device: str, avoidable: bool) -> None:
+    folder, alone = of_three_jobs, engine()
+    described = json.loads(folder.environment.read_text())
+    described |= {"cpu": "Intel 8088"}
+    described["run"] |= {"device": device, "precision": alone.arithmetic}
+    folder.environment.write_text(json.dumps(described))
+    folder.timeline.unlink()
+    timeline.append(folder.timeline, timeline.Event(timeline.utc(), "started", 0, 1, f"one process, {device}"))
+    found = differences(folder, alone, 0, 5)
+    assert [line.partition(":")[0] for line in found.lines] == ["device" if avoidable else "cpu"]
+    assert found.avoidable == avoidable
 
 
 def test_a_certificate_names_the_jobs_that_trained_its_stretches(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from support.continued_runs import Place, tree
 
 from cifar_dist import checkpoint
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.tracking import metrics
+from cifar_dist.tracking import metrics, timeline
 
 
 def test_a_finished_run_with_damaged_results_is_repaired(place: Place) -> None:
@@ -99,6 +100,26 @@ def test_a_resume_says_that_the_precision_has_changed(place: Place) -> None:
     assert longer.code == 0, longer.said
     assert "the 5 steps done were computed in bf16; it continues in fp32" in longer.said
     assert "it continues in" not in place.run("resume", str(run)).said
+
+
+def test_a_resume_keeps_in_what_the_steps_before_it_were_computed(place: Place) -> None:
+    """The record of another machine and of other code, which the resume replaces."""
+    run = shutil.copytree(place.runs / "stopped", place.runs / "other-code", symlinks=True)
+    environment = RunFolder(run).environment
+    described = json.loads(environment.read_text())
+    here = described["versions"]["torch"]
+    described |= {"commit": "1" * 40 + "-dirty", "cpu": "Intel 8088"}
+    described["versions"]["torch"] = "1.0.0"
+    environment.write_text(json.dumps(described))
+    longer = place.run("resume", str(run), "--train.epochs", "4", "--train.max_steps", "0")
+    assert longer.code == 0, longer.said
+    (line,) = [line for line in longer.said.splitlines() if "changed since" in line]
+    assert line.startswith(f"changed since the 5 steps done: torch 1.0.0 -> {here}, ")
+    assert "cpu Intel 8088 -> " in line
+    assert line in RunFolder(run).log.read_text()
+    events = [event for event in timeline.read(RunFolder(run).timeline) if event.processes]
+    assert [event.numerics["torch"] for event in events] == [here, here], "of the process, not of the edited file"
+    assert "changed since" not in place.run("resume", str(run)).said
 
 
 def test_a_deleted_plug_in_is_imported_from_the_run_folder(place: Place, tmp_path: Path) -> None:
