@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -51,8 +52,11 @@ def test_no_process_of_a_benchmark_outlives_it(
 
         def have_started() -> bool:
             own = parent.cmdline()  # also of a child that has not begun its program, nor asked for the signal
-            found = {one: one.cmdline() for one in parent.children()}
-            children[:] = [one for one, command in found.items() if child in command and command != own]
+            children.clear()
+            for one in parent.children():
+                with contextlib.suppress(psutil.Error):  # of one that has ended
+                    if child in (command := one.cmdline()) and command != own:
+                        children.append(one)
             return len(children) == count
 
         wait_until(have_started, [benchmark])
