@@ -42,9 +42,12 @@ def conv2d(images: Tensor, weight: Tensor, stride: Pair = (1, 1), padding: Pair 
     """Convolve as torch's function does; where that is faster, the gradient of ``weight`` is a product of matrices.
 
     Args:
-        images: [n, inputs, h, w].
-        weight: [outputs, inputs, k, k].
-        stride, padding: (rows, columns).
+        images: float [n, inputs, h, w].
+        weight: float [outputs, inputs, k, k].
+        stride, padding: (rows, columns), in pixels.
+
+    Returns:
+        float [n, outputs, rows, columns]; bfloat16 under autocast to it.
     """
     if not (weight.requires_grad and _is_faster(images, weight, stride, padding)):
         return F.conv2d(images, weight, stride=stride, padding=padding)
@@ -65,6 +68,8 @@ def _is_faster(images: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> b
 
 
 class _Convolution(torch.autograd.Function):
+    """A convolution of bfloat16 images with a bfloat16 weight, whose gradient is :func:`_weight_gradient`."""
+
     @staticmethod
     def forward(context: Any, images: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
         context.save_for_backward(images, weight)
@@ -82,7 +87,7 @@ class _Convolution(torch.autograd.Function):
 
 
 def _weight_gradient(images: Tensor, weight: Tensor, gradient: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    """Multiply, with chunks of the batch if its patches take too much memory; the sums are rounded once."""
+    """Return the gradient of ``weight``, of its shape and dtype; in chunks of the batch if the patches are many."""
     outputs, inputs, *kernel = weight.shape
     numbers = inputs * kernel[0] * kernel[1] * gradient.shape[2] * gradient.shape[3]
     total: Tensor | None = None
