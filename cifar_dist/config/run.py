@@ -48,7 +48,8 @@ class RunConfig(Section):
     """A job in which no step ends for so many seconds is ended, with exit code 124 and the stacks of its processes in
     the run folder; 0 never ends it. The first step, the first batch of an evaluation and a checkpoint have at least
     ``collective_timeout``, unless a process on the same machine is stopped; so has the first step of each epoch with
-    ``train.compile`` and ``model.unfreeze``."""
+    ``train.compile`` and ``model.unfreeze``. A process on the same machine that has ended ends the others, with exit
+    code 1, after 10 s."""
     stall_factor: float = 20.0
     """Where steps take long, the job is ended after this multiple of the usual time of a step instead."""
 

@@ -41,13 +41,18 @@ class Place:
         if self.numbers != _numbers():
             return ""
         try:
-            return str(psutil.Process(self.process).status())
+            status = str(psutil.Process(self.process).status())
         except psutil.NoSuchProcess:
             return _ENDED
+        return _ENDED if status in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD) else status
 
     def is_stopped(self) -> bool:
         """Whether the process is stopped, as far as can be seen from here."""
         return self.status() == str(psutil.STATUS_STOPPED)
+
+    def has_ended(self) -> bool:
+        """Whether the process has ended, as far as can be seen from here."""
+        return self.status() == _ENDED
 
     def describe_status(self) -> str:
         """Return the status as in ``it is stopped``; empty for a process that cannot be seen from here."""

@@ -4,6 +4,7 @@ The other ranks would wait for it until the process group's timeout, and then fa
 Each rank has a thread that compares the time since the last step with the usual one. When it is far too long, the ranks
 write the stacks of their threads into the run folder, tell each other where they are over torch's store, name the rank
 that is behind, and end with exit code 124. Until then a step costs a clock reading, and the ranks exchange nothing.
+Where another rank has ended, they end soon, and with exit code 1: backends do not always notice, and wait for it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch
 from cifar_dist.distributed import ranks as ranks_module
 from cifar_dist.distributed.place import Place
 from cifar_dist.distributed.ranks import Ranks
-from cifar_dist.exit_codes import EXIT_STALLED
+from cifar_dist.exit_codes import EXIT_FAILED, EXIT_STALLED
 from cifar_dist.launch.joining import open_store
 from cifar_dist.step_folder import step_name
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 _ANSWER_SECONDS = 10.0  # in which the other ranks must say where they are
+_ENDED_SECONDS = 10.0  # without a step after which a rank that has ended ends the job; its launcher mostly does before
 _TORCH = str(Path(torch.__file__).parent)
 _WAITING_IN = (_TORCH, ranks_module.__file__)  # files in which the main thread waits for other ranks
 
@@ -61,7 +63,7 @@ class Watchdog:
         folder: for the stacks of each rank; created when they are written.
         timeout: least number of seconds without a beat that end the job; 0 for never.
         patience: the same for what takes long and comes seldom, see :meth:`be_patient`, unless a process of the job on
-            this machine is stopped.
+            this machine is stopped or has ended.
         factor: the multiple of the usual time between beats that ends it, if that is longer.
         steps_done: the optimizer steps done.
         record: called on one rank with what happened, one line, before the job ends.
@@ -124,34 +126,38 @@ class Watchdog:
                 beats, last = self._beats, self._last
             limit = max(self._timeout, self._factor * usual, self._patience if self._is_patient else 0)
             silent = now - self._last
-            is_over = silent > limit or (silent > self._timeout and bool(self._stopped_neighbours()))
+            what = f"no step has ended for {silent:.0f} s, usually {usual:.2g} s"
+            if silent > min(self._timeout, _ENDED_SECONDS) and self._neighbours(Place.has_ended):
+                self._end(what, EXIT_FAILED)
+            is_over = silent > limit or (silent > self._timeout and bool(self._neighbours(Place.is_stopped)))
             if is_over or (silent > self._timeout / 10 and self._board.has_alarm()):
-                self._end(f"no step has ended for {silent:.0f} s, usually {usual:.2g} s")
+                self._end(what, EXIT_STALLED)
             woke = time.monotonic()
 
-    def _stopped_neighbours(self) -> set[int]:
-        """The ranks on this machine that are stopped: no patience helps with that."""
-        return {rank for rank, place in enumerate(self._places) if place.is_stopped()}
+    def _neighbours(self, is_so: Callable[[Place], bool]) -> set[int]:
+        """The ranks on this machine of which something is true that no patience helps with."""
+        return {rank for rank, place in enumerate(self._places) if is_so(place)}
 
-    def _end(self, what: str) -> None:
+    def _end(self, what: str, code: int) -> None:
         """Write this rank's stacks, exchange positions, let one rank report, and end the process."""
         assert self._board is not None
         self._ending.set()
         step = self._steps_done()
         folder = self._folder / step_name(step)
         self._write_stacks(folder, what)
-        positions = self._board.exchange(_position(step), self._stopped_neighbours())
+        mute = self._neighbours(Place.is_stopped) | self._neighbours(Place.has_ended)
+        positions = self._board.exchange(_position(step), mute)
         missing = {rank: self._places[rank] for rank in range(self._ranks.world_size) if rank not in positions}
         if self._ranks.rank == min(positions):
             line = f"{what}: {name_behind(positions, missing)}; stacks: {folder}"
-            _say(f"{line}; exit code {EXIT_STALLED}")
+            _say(f"{line}; exit code {code}")
             try:
                 self._record(line)
             except OSError as error:
                 _say(str(error))
         for place in missing.values():
             place.kill()  # it may be stopped, and would otherwise outlive the job
-        os._exit(EXIT_STALLED)
+        os._exit(code)
 
     def _write_stacks(self, folder: Path, what: str) -> None:
         try:
@@ -187,13 +193,13 @@ class _Board:
         self._ask(lambda store: found.append(store.check(["alarm"])), seconds=3)
         return any(found)
 
-    def exchange(self, own: Position, stopped: Set[int]) -> dict[int, Position]:
+    def exchange(self, own: Position, mute: Set[int]) -> dict[int, Position]:
         """Give the other ranks this one's position; return those of all that answer in time, by rank.
 
-        Those in ``stopped`` cannot answer, and are not waited for.
+        Those in ``mute`` cannot answer, and are not waited for.
         """
         positions = {self._rank: own}
-        expected = set(range(self._world_size)) - stopped - {self._rank}
+        expected = set(range(self._world_size)) - mute - {self._rank}
         if not expected:
             return positions
 

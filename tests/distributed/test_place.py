@@ -27,8 +27,11 @@ def test_a_process_of_this_machine(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGSTOP)
     wait_until(place.is_stopped, [process])
     assert place.describe_status() == "it is stopped"
+    assert not place.has_ended()
     place.kill()
+    wait_until(place.has_ended, [])  # before its parent has asked how
     assert process.wait() == -signal.SIGKILL
+    assert place.has_ended()
     assert place.describe_status() == "it has ended"
     place.kill()  # an ended one is no error
 
@@ -38,5 +41,6 @@ def test_a_process_of_another_machine_or_container_of_the_same_name(process: sub
     process.send_signal(signal.SIGSTOP)
     place.kill()
     assert process.poll() is None
+    assert not place.has_ended()
     assert not place.is_stopped()
     assert place.describe_status() == ""

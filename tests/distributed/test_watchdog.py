@@ -66,6 +66,28 @@ def test_a_rank_that_is_stopped_during_a_save_needs_no_patience(tiny: Path, tmp_
     assert "does not answer, it is stopped; stacks: " in done[0].stderr
 
 
+def test_a_rank_that_has_ended_needs_no_patience(tiny: Path, tmp_path: Path) -> None:
+    """Gloo does not always notice it: a broadcast may wait until its timeout for what it has sent to that rank."""
+    (tmp_path / "net.py").write_text(
+        "import os, signal, time\nfrom torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self, classes, channels):\n"
+        "        super().__init__(32 * 32 * channels, classes)\n"
+        "        self.seen = 0\n"
+        "    def forward(self, images):\n"
+        "        self.seen += self.training\n"
+        "        return super().forward(images.flatten(1))\n"
+        "    def state_dict(self, *args, **options):\n"
+        "        if self.seen == 4:\n"
+        "            os.kill(os.getpid(), signal.SIGKILL) if os.environ['RANK'] == '1' else time.sleep(3600)\n"
+        "        return super().state_dict(*args, **options)\n"
+    )
+    words = ["--checkpoint.every_steps", "4", "--checkpoint.background", "false"]
+    done = finish(start([TRAIN, str(tiny), *IMPATIENT, *words, "--model.name", f"{tmp_path}/net.py:Net"], 2))
+    assert [one.returncode for one in done] == [1, -signal.SIGKILL], done[0].stderr
+    assert "does not answer, it has ended; stacks: " in done[0].stderr
+
+
 def test_an_evaluation_that_takes_long_moves_from_view_to_view(tiny: Path, tmp_path: Path) -> None:
     """The first view may take as long as a first step, and all views of the second batch longer than the timeout."""
     (tmp_path / "slow.py").write_text(
