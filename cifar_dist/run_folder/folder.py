@@ -151,6 +151,10 @@ class RunFolder:
         """Whether a process that trains has opened the folder. Any folder may have a file named ``config.toml``."""
         return (self.path / _LOCK).is_file()
 
+    def has_range_test_only(self) -> bool:
+        """Whether there is nothing but what ``lr-find`` has written, beside which a run of this name may begin."""
+        return self.lr_curve.is_file() and {self.lr_curve, self.figures}.issuperset(self.path.iterdir())
+
     def has_foreign_files(self) -> bool:
         """Whether there are files that no run writes, such as notes of the user or other runs."""
         own = {path for path in vars(self).values() if isinstance(path, Path)} | {self.final.parent, self.path / _LOCK}

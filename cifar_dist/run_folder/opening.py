@@ -135,7 +135,7 @@ def refuse_other_data(folder: RunFolder, manifest: Manifest, otherwise: str = ""
 def _refuse_foreign(folder: RunFolder, config: Config) -> None:
     if not exists(folder.path):
         return
-    if config.run.fresh and not _began_in_this_job(folder):
+    if config.run.fresh and folder.exists() and not _began_in_this_job(folder):
         raise UserError(f"{folder.path} exists and run.fresh is set; use another --run.name, or resume without it")
     # A process that ended before it wrote the config leaves the first three, a range test the others.
     expected = {folder.checkpoints, folder.manifest, folder.plugins, folder.lr_curve, folder.figures}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,7 @@ class BestModel:
         weights: their safetensors file, or its parts.
         val: validation accuracy, a fraction; None if it was not measured.
         test: test accuracy of these weights; None if it was not measured.
+        data: names what the run is trained on, as :func:`data_names` does.
     """
 
     entry: ListedRun
@@ -39,6 +41,7 @@ class BestModel:
     weights: tuple[Path, ...]
     val: float | None
     test: float | None
+    data: str = ""
 
     @property
     def file_name(self) -> str:
@@ -47,11 +50,14 @@ class BestModel:
         return f"{self.entry.run.name}_val_acc_{accuracy}_{self.name}.safetensors"
 
 
-def best_models(entries: Sequence[ListedRun], warn: Callable[[str], None]) -> list[BestModel]:
+def best_models(entries: Sequence[ListedRun], warn: Callable[[str], None], top: int | None = None) -> list[BestModel]:
     """Return the best weights of each run that has any, the best run first: by validation, else by test accuracy.
+
+    Accuracies on several datasets do not compare: the runs of each have a ranking of their own, one after the other.
 
     Args:
         entries: the runs.
+        top: how many runs of each dataset to return; None for all.
         warn: called with one line for each run that is left out because it is damaged or cannot be read, and for
             damaged weights.
 
@@ -76,7 +82,10 @@ def best_models(entries: Sequence[ListedRun], warn: Callable[[str], None]) -> li
         raise UserError("no run has weights that can be used; repair one of those above, or train one")
     if not found:
         raise UserError("no run has a checkpoint or final weights yet; train one first")
-    return sorted(found, key=_rank)
+    names = data_names([model.entry.result for model in found])
+    named = [replace(model, data=name) for model, name in zip(found, names, strict=True)]
+    rankings = groupby(sorted(named, key=lambda model: (model.data, _rank(model))), key=lambda model: model.data)
+    return [model for _, ranking in rankings for model in islice(ranking, top)]
 
 
 def collect(models: Sequence[BestModel], out: Path) -> Path:
@@ -175,9 +184,9 @@ def _rank(model: BestModel) -> tuple[float, Path]:
 
 
 def _table(models: Sequence[BestModel], names: Sequence[str]) -> str:
-    rows, data = [], data_names([model.entry.result for model in models])
-    for model, name, dataset in zip(models, names, data, strict=True):
+    rows = []
+    for model, name in zip(models, names, strict=True):
         result = model.entry.result
-        about = (result.config.model.name, dataset, result.parameters) if result else ("", "", "")
+        about = (result.config.model.name, model.data, result.parameters) if result else ("", "", "")
         rows.append([name, model.entry.run.path, model.name, *about, model.val, model.test])
     return csv_text(_HEAD, rows)

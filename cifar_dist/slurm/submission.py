@@ -51,7 +51,7 @@ class Submission:
         Raises:
             UserError: the recipe or a setting is invalid, or a run of that name has other settings.
         """
-        config = recipe.load_named(name, settings, lambda config: free_name(RunFolder.of(config).path).name)
+        config = recipe.load_named(name, settings, _free_run_name)
         folder = RunFolder.of(config)
         if not folder.exists():
             return cls(config, [], options, is_new=not folder.path.exists())
@@ -160,6 +160,11 @@ class Submission:
         unfresh = config.with_run(fresh=False)  # this command has created the folder
         open_folder(folder, unfresh if self.is_new else config, Manifest.load(config.data.path))
         write_atomic(folder.config, to_toml(unfresh))
+
+
+def _free_run_name(config: Config) -> str:
+    folder = RunFolder.of(config)
+    return folder.name if folder.has_range_test_only() else free_name(folder.path).name
 
 
 def _changes(folder: RunFolder, config: Config) -> list[str]:

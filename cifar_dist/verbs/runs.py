@@ -68,7 +68,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     best.add_argument(
         "--out", type=user_path, default=Path("best-models"), metavar="DIR", help="folder (default: best-models)"
     )
-    best.add_argument("--top", type=at_least(1), metavar="N", help="only the N best runs (default: all)")
+    best.add_argument(
+        "--top", type=at_least(1), metavar="N", help="only the N best runs of each dataset (default: all)"
+    )
     clean = add("clean", "list, or delete, incomplete files, damaged checkpoints, and older ones of finished runs")
     clean.add_argument(
         "folder", nargs="?", type=user_path, default=_FOLDER, help="folder of the runs, or one run (default: runs)"
@@ -139,12 +141,19 @@ def _collect_best(arguments: argparse.Namespace) -> int:
     from cifar_dist.runs.best_models import best_models, collect
     from cifar_dist.runs.listing import describe, find_runs
 
-    models = best_models([describe(run) for run in find_runs(arguments.folder)], warn)[: arguments.top]
-    rows = [
-        (str(model.entry.run.path), model.name, percent_cell(model.val), percent_cell(model.test)) for model in models
-    ]
+    models = best_models([describe(run) for run in find_runs(arguments.folder)], warn, arguments.top)
     table = collect(models, arguments.out)
-    print(markdown(["run", "checkpoint", "val %", "test %"], rows, ["val %", "test %"]), end="")
+    cells = [
+        {
+            **({"data": model.data} if len({model.data for model in models}) > 1 else {}),
+            "run": str(model.entry.run.path),
+            "checkpoint": model.name,
+            "val %": percent_cell(model.val),
+            "test %": percent_cell(model.test),
+        }
+        for model in models
+    ]
+    print(markdown([*cells[0]], [[*of_model.values()] for of_model in cells], ["val %", "test %"]), end="")
     print(f"weights of {counted(len(models), 'run')}: {table.parent}, listed in {table}")
     return EXIT_DONE
 

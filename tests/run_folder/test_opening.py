@@ -205,6 +205,12 @@ def test_fresh_refuses_an_existing_folder(tmp_path: Path, manifest: Manifest) ->
     assert "exists and run.fresh is set" in refusal(tmp_path / "it", fresh, manifest)
 
 
+def test_fresh_refuses_a_folder_that_is_not_a_run(tmp_path: Path, manifest: Manifest) -> None:
+    (tmp_path / "it" / "checkpoints" / "step-00000001").mkdir(parents=True)
+    fresh = replace(CONFIG, run=RunConfig(name="it", fresh=True))
+    assert "exists and is not a run (no config.toml)" in refusal(tmp_path / "it", fresh, manifest)
+
+
 def test_fresh_ranks_that_torchrun_starts_again_continue_only_the_run_that_they_began(
     tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

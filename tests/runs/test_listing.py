@@ -295,6 +295,20 @@ def test_the_best_models_name_what_is_damaged(here: Path, capsys: pytest.Capture
     assert c.startswith("warning: runs/c is left out: runs/c/config.toml")
 
 
+def test_the_best_models_of_each_dataset_are_ranked_on_their_own(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, dataset, test in [("a", "digits", 0.9), ("b", "cifar10", 0.7), ("c", "cifar10", 0.8)]:
+        write_sums(write_run(here / "runs" / name, CONFIG, dataset=dataset, test=test) / "final")
+    assert cli.run(["runs", "best", "--top", "1"]) == 0
+    head, _, *rows = cells(capsys.readouterr().out)
+    assert head == ["data", "run", "checkpoint", "val %", "test %"]
+    best = [["cifar10", "runs/c"], ["digits", "runs/a"]]
+    assert [row[:2] for row in rows[:2]] == best
+    with (here / "best-models" / "models.csv").open(newline="") as table:
+        assert [[row["dataset"], row["run"]] for row in csv.DictReader(table)] == best
+
+
 def test_a_run_without_any_intact_weights_is_left_out_of_the_best_models(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

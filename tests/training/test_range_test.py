@@ -13,6 +13,8 @@ from support.running import finish, spawn, start, train
 from cifar_dist import recipe
 from cifar_dist.config import SGDConfig
 from cifar_dist.optim.lr_curve import Curve
+from cifar_dist.slurm.options import Options
+from cifar_dist.slurm.submission import Submission
 
 RANGE = ["--low", "1e-4", "--high", "10", "--steps", "30"]
 
@@ -64,8 +66,10 @@ def test_an_existing_run_is_left_alone_and_shows_the_curve(tiny: Path, tmp_path:
 def test_a_run_may_begin_in_the_folder_of_its_curve_which_is_plain_json(tiny: Path, tmp_path: Path) -> None:
     find(str(tiny), *RANGE, "--run.seed", "2147483647")  # the largest; three tests have a seed each
     kept = json.loads((tmp_path / "runs" / "tiny" / "lr_curve.json").read_text())
+    assert Submission.of_recipe(str(tiny), ["--run.fresh"], Options.parse([])).folder.name == "tiny", "it is not taken"
     assert kept.keys() == {"lrs", "losses", "guessing"}
-    assert train(str(tiny), "--train.epochs", "1")[0].returncode == 0
+    (done,) = train(str(tiny), "--train.epochs", "1", "--run.fresh")
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "tiny" / "config.toml").is_file()
 
 
