@@ -14,8 +14,8 @@ from cifar_dist.doctor.dataset import describe_batches, describe_data, describe_
 from cifar_dist.doctor.finding import Finding, until_error
 from cifar_dist.doctor.shared_folder import check_shared_folder
 from cifar_dist.doctor.space import room_for_checkpoints
-from cifar_dist.models import build_for
-from cifar_dist.models.pretrained import check_file
+from cifar_dist.models import try_build
+from cifar_dist.models.pretrained import check_pretrained
 from cifar_dist.run_folder import RunFolder
 
 _STATE_PER_WEIGHT = 3  # the weight itself, and what most optimizers keep of it
@@ -33,14 +33,13 @@ def examine_before(config: Config, world_size: int | None) -> Iterator[Finding]:
 
 
 def _examine_settings(config: Config, world_size: int | None) -> Iterator[Finding]:
-    if not RunFolder.of(config).newest_checkpoint():  # from which it would continue
-        check_file(config.model.pretrained)
     manifest = Manifest.load(config.data.path)
     yield describe_data(manifest)
     if world_size is not None:
         yield describe_batches(config, manifest, world_size)
-    with torch.device("meta"):  # needs almost no time and memory
-        network = build_for(config.model, shape=manifest.shape, classes=len(manifest.classes))
+    network = try_build(config.model, shape=manifest.shape, classes=len(manifest.classes))
+    if not RunFolder.of(config).newest_checkpoint():  # from which it would continue
+        check_pretrained(network, config.model.pretrained, config.model.name)
     yield describe_network(config, network, world_size)
     size_bytes = sum(weight.numel() * weight.element_size() for weight in network.parameters())
     yield room_for_checkpoints(config, _STATE_PER_WEIGHT * size_bytes)

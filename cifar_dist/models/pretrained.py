@@ -8,8 +8,9 @@ import socket
 import sys
 import warnings
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,9 +51,32 @@ def load_pretrained(model: nn.Module, source: str | Path, name: str) -> list[str
         UserError: the file cannot be read or downloaded, belongs to another network, or no weights are published.
     """
     if source == PUBLISHED:
-        weights, origin = _load_published(model, name), f"the published weights of {name}"
+        weights, origin = _find_published(model, name)(), f"the published weights of {name}"
     else:
         weights, origin = _read_pretrained(Path(source), model), str(source)
+    skipped = _refuse_misfits(weights, model, origin, name)
+    model.load_state_dict({key: value for key, value in weights.items() if key not in skipped}, strict=False)
+    return skipped
+
+
+def check_pretrained(model: nn.Module, source: str, name: str) -> None:
+    """Check, before a job or a sweep begins, that :func:`load_pretrained` will succeed. Nothing is downloaded.
+
+    Args:
+        model: the unwrapped network, which may be on the meta device.
+        source, name: as of :func:`load_pretrained`; no weights are asked for if ``source`` is empty.
+
+    Raises:
+        UserError: the file cannot be read or belongs to another network, or no weights are published.
+    """
+    if source == PUBLISHED:
+        _find_published(model, name)
+    elif source:
+        _refuse_misfits(_read_pretrained(Path(source), model), model, source, name)
+
+
+def _refuse_misfits(weights: Mapping[str, Tensor], model: nn.Module, origin: str, name: str) -> list[str]:
+    """Refuse weights of another network; return the keys of a last layer for other classes."""
     own = model.state_dict()
     last = last_layer(model)
     other_shape = [key for key, value in own.items() if key in weights and weights[key].shape != value.shape]
@@ -79,7 +103,6 @@ def load_pretrained(model: nn.Module, source: str | Path, name: str) -> list[str
                 theirs = _compare_shapes(key, weights[key].shape, own[key].shape, is_only=len(wrong) == 1)
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise UserError(f"model.pretrained: {origin} does not fit {name}: {problem}: {keys[0]}{more}{theirs}")
-    model.load_state_dict({key: value for key, value in weights.items() if key not in skipped}, strict=False)
     return skipped
 
 
@@ -137,24 +160,10 @@ def _load_checked(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def check_file(source: str) -> None:
-    """Check that the file of ``model.pretrained`` exists, before a job or a sweep begins.
-
-    Raises:
-        UserError: it does not.
-    """
-    if source not in ("", PUBLISHED):
-        _require_file(Path(source))
-
-
-def _require_file(path: Path) -> None:
+def _read_pretrained(path: Path, model: nn.Module) -> dict[str, Tensor]:
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise UserError(f"model.pretrained: {path} {what}; give a .safetensors or .pth file")
-
-
-def _read_pretrained(path: Path, model: nn.Module) -> dict[str, Tensor]:
-    _require_file(path)
     try:
         return read_weights(path, model)
     except ValueError as error:
@@ -231,7 +240,8 @@ def _unusable(weight: Tensor) -> str:
     return ""
 
 
-def _load_published(model: nn.Module, name: str) -> dict[str, Tensor]:
+def _find_published(model: nn.Module, name: str) -> Callable[[], dict[str, Tensor]]:
+    """Return what loads the published weights, with a download if needed; refuse a network that has none."""
     library, _, library_name = name.partition(":")
     if name in _SAME_AS_TORCHVISION:
         _, channels, *kernel = model.get_parameter("conv1.weight").shape
@@ -242,12 +252,15 @@ def _load_published(model: nn.Module, name: str) -> dict[str, Tensor]:
                 f"model.pretrained: the published weights of {name} require 3 channels and the imagenet stem; "
                 f"use {' and '.join(ways)}"
             )
-        return _load_from_torchvision(name)
+        return partial(_load_from_torchvision, name)
     if library == "torchvision":
-        return _load_from_torchvision(library_name)
+        return partial(_load_from_torchvision, library_name)
     if library == "timm":
-        return _load_from_timm(library_name)
-    raise _not_published(name)
+        import timm  # installed, or the model could not have been built
+
+        if timm.models.is_model_pretrained(library_name):
+            return partial(_load_from_timm, library_name)
+    raise UserError(f"model.pretrained: no weights are published for {name}; use --model.pretrained FILE")
 
 
 def _load_from_torchvision(name: str) -> dict[str, Tensor]:
@@ -280,11 +293,9 @@ def _load_from_torchvision(name: str) -> dict[str, Tensor]:
 
 def _load_from_timm(name: str) -> dict[str, Tensor]:
     """Load timm's weights for one of its models, downloading them into the Hugging Face Hub's cache if needed."""
-    import timm  # installed, or the model could not have been built
+    import timm
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    if not timm.models.is_model_pretrained(name):
-        raise _not_published(f"timm:{name}")
     try:
         weights: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:
@@ -293,10 +304,6 @@ def _load_from_timm(name: str) -> dict[str, Tensor]:
             f"machine with a network into {HF_HUB_CACHE}, or use --model.pretrained FILE"
         ) from None
     return weights
-
-
-def _not_published(name: str) -> UserError:
-    return UserError(f"model.pretrained: no weights are published for {name}; use --model.pretrained FILE")
 
 
 @contextmanager

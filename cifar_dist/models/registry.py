@@ -158,10 +158,11 @@ def build_for(config: ModelConfig, *, shape: tuple[int, int, int], classes: int)
     return model
 
 
-def check_builds(config: ModelConfig, *, shape: tuple[int, int, int], classes: int) -> None:
-    """Check that :func:`build_for` succeeds, on the meta device, which needs almost no time and memory.
+def try_build(config: ModelConfig, *, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Return what :func:`build_for` does, but on the meta device, which needs almost no time and memory.
 
-    What fails there is tried on the CPU: code may read numbers, which a meta tensor does not have.
+    Its weights have no values. What fails there is tried on the CPU: code may read numbers, which a meta tensor does
+    not have.
 
     Raises:
         UserError: the network cannot be built.
@@ -169,9 +170,8 @@ def check_builds(config: ModelConfig, *, shape: tuple[int, int, int], classes: i
     import torch
 
     with contextlib.suppress(Exception), torch.device("meta"):
-        build_for(config, shape=shape, classes=classes)
-        return
-    build_for(config, shape=shape, classes=classes)
+        return build_for(config, shape=shape, classes=classes)
+    return build_for(config, shape=shape, classes=classes)
 
 
 def _enlarge(model: nn.Module, side: int) -> None:

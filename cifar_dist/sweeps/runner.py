@@ -64,8 +64,8 @@ def check(sweep: Sweep) -> None:
     begun = {run.name for run in sweep.runs if run.folder.is_finished() or run.folder.newest_checkpoint()}
     manifests = {path: Manifest.load(path) for path in dict.fromkeys(config.data.path for config in configs.values())}
 
-    from cifar_dist.models import check_builds
-    from cifar_dist.models.pretrained import check_file
+    from cifar_dist.models import try_build
+    from cifar_dist.models.pretrained import check_pretrained
     from cifar_dist.run_folder.opening import refuse_other_data
 
     for run in sweep.runs:
@@ -75,9 +75,9 @@ def check(sweep: Sweep) -> None:
         config = configs[row.name]
         manifest = manifests[config.data.path]
         try:
+            network = try_build(config.model, shape=manifest.shape, classes=len(manifest.classes))
             if not begun.issuperset(run.name for run in row.runs):
-                check_file(config.model.pretrained)
-            check_builds(config.model, shape=manifest.shape, classes=len(manifest.classes))
+                check_pretrained(network, config.model.pretrained, config.model.name)
         except (Exception, SystemExit) as error:
             reason = str(error) if isinstance(error, UserError) else describe_plugin_failure(error)
             if not reason:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cifar_dist.config import OptionValue
 from cifar_dist.errors import UserError
 from cifar_dist.models import build
-from cifar_dist.models.pretrained import load_pretrained
+from cifar_dist.models.pretrained import check_pretrained, load_pretrained
 
 
 def tiny(classes: int = 10) -> nn.Module:
@@ -280,6 +280,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("offline")
 def test_without_internet_access_one_line_says_where_to_put_the_file(cache: Path) -> None:
+    check_pretrained(network("resnet18"), "published", "resnet18")  # on a machine from which jobs are submitted
     with pytest.raises(UserError) as caught:
         load_pretrained(network("resnet18"), "published", "resnet18")
     file = FILES["resnet18"]

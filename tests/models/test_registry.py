@@ -16,7 +16,7 @@ from torch import nn
 
 from cifar_dist.config import ModelConfig, OptionValue
 from cifar_dist.errors import UserError
-from cifar_dist.models import build, build_for, check_builds, check_fits
+from cifar_dist.models import build, build_for, check_fits, try_build
 from cifar_dist.models.registry import SHIPPED, DataInitialized, names
 
 # Options that make a network small enough for a test; the others are as they are.
@@ -228,8 +228,8 @@ def test_a_mistake_in_a_network_from_a_file_is_one_line(
 
 def test_a_network_that_reads_numbers_can_be_built_as_it_can_be_trained(outside: str) -> None:
     """As stochastic depth does, whose rates many networks take from a tensor; the meta device has no numbers."""
-    check_builds(ModelConfig(name=f"{outside}:Rates"), shape=(8, 8, 3), classes=4)
+    try_build(ModelConfig(name=f"{outside}:Rates"), shape=(8, 8, 3), classes=4)
     with pytest.raises(UserError, match="cannot take images of 7x7 with 3 channels: "):
-        check_builds(ModelConfig(name=f"{outside}:Rates"), shape=(7, 7, 3), classes=4)
+        try_build(ModelConfig(name=f"{outside}:Rates"), shape=(7, 7, 3), classes=4)
     with pytest.raises(UserError, match="4 classes: for one image it returned tuple; return float"):
-        check_builds(ModelConfig(name=f"{outside}:Pair"), shape=(8, 8, 3), classes=4)
+        try_build(ModelConfig(name=f"{outside}:Pair"), shape=(8, 8, 3), classes=4)

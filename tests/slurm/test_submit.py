@@ -12,11 +12,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 from support.run_folders import write_run
 from support.running import ROOT
 
 from cifar_dist import cli, recipe
 from cifar_dist.errors import UserError
+from cifar_dist.models import build
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.resume import resumed_config
 from cifar_dist.slurm import sbatch
@@ -33,6 +35,7 @@ from cifar_dist.slurm.submission import Submission
         (["--data.path", "nowhere"], "no packed dataset at nowhere: the folder does not exist"),
         (["--model.name", "tiny-cn"], "did you mean 'tiny-cnn'"),
         (["--model.pretrained", "a.pth"], "model.pretrained: a.pth does not exist; give a .safetensors or .pth file"),
+        (["--model.pretrained", "published"], "model.pretrained: no weights are published for tiny-cnn; use --model."),
         (
             ["--run.name", "taken", "--optim.lr", "9"],
             "/runs/taken was started with optim.lr = 0.1 and this command says 9",
@@ -88,6 +91,15 @@ def test_bad_input_is_one_line(tiny: Path, monkeypatch: pytest.MonkeyPatch, word
         cli.run(["submit", str(tiny), *words])
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_network_do_not_enter_the_queue(tiny: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    save_file(build("tiny-resnet", classes=10, options={}).state_dict(), weights)
+    says = re.escape(f"model.pretrained: {weights} does not fit tiny-cnn: missing: ")
+    with pytest.raises(UserError, match=says):
+        dry_run(str(tiny), "--model.pretrained", str(weights))
+    assert "#SBATCH" in dry_run(str(tiny), "--model.pretrained", str(weights), "--model.name", "tiny-resnet")
 
 
 @pytest.mark.parametrize(
