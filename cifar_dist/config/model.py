@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -62,12 +63,23 @@ class ModelConfig(Section):
     """Gradual unfreezing: epochs after which one more stage, from the last layer down, begins to learn; 0 trains all
     stages from the start."""
 
-    def cut_short(self, epochs: int) -> list[str]:
-        """Say what a run of ``epochs`` has no room for, in one line each."""
-        if self.unfreeze <= epochs - 1:
-            return []
-        none = f"no epoch of train.epochs {epochs} begins after that"
-        return [f"model.unfreeze {self.unfreeze:g}: {none}; only the last layer learns"]
+    def learning_stages(self, count: int, epoch: int) -> int:
+        """Return how many of ``count`` stages learn in an epoch (from 0), from the last layer down."""
+        if self.freeze:
+            return 1
+        # 33 / 1.1 is 29.999999999999996.
+        return min(1 + math.floor(epoch / self.unfreeze + 1e-6), count) if self.unfreeze else count
+
+    def describe_unfreezing(self, count: int, epochs: int) -> str:
+        """Say how many of ``count`` stages a run of ``epochs`` begins and ends with; empty without ``unfreeze``."""
+        if not self.unfreeze:
+            return ""
+        last = self.learning_stages(count, epochs - 1)
+        in_the_last = "all" if last == count else last
+        what = f"1 of {count} stages learns in the first epoch, {in_the_last} in the last"
+        if last == 1:
+            what = f"no epoch of train.epochs {epochs} begins after that; only the last layer learns"
+        return f"model.unfreeze {self.unfreeze:g}: {what}"
 
     def __post_init__(self) -> None:
         require(0 <= self.image_size <= 1024, f"image_size {self.image_size} must be between 0 and 1024")

@@ -7,7 +7,6 @@ so a run can resume at any step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -94,15 +93,10 @@ def set_mode(model: nn.Module, modules: Sequence[Sequence[nn.Module]], config: M
         epoch: from 0.
 
     Returns:
-        The number of stages that train, counted from the head: 1 with ``config.freeze``, 1 + floor(epoch / unfreeze)
-        with ``config.unfreeze``, otherwise all. :func:`cifar_dist.optim.optimizers.thaw` applies it to the optimizer.
+        The number of stages that train, counted from the head: :meth:`ModelConfig.learning_stages`, which
+        :func:`cifar_dist.optim.optimizers.thaw` applies to the optimizer.
     """
-    training = len(modules)
-    if config.freeze:
-        training = 1
-    elif config.unfreeze:
-        # 33 / 1.1 is 29.999999999999996.
-        training = min(1 + math.floor(epoch / config.unfreeze + 1e-6), len(modules))
+    training = config.learning_stages(len(modules), epoch)
     model.train()
     for frozen in modules[: len(modules) - training]:
         for module in frozen:

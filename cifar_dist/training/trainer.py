@@ -451,9 +451,10 @@ class Trainer:
         )
         if change:
             tracker.say(change)
-        for section in (self.config.schedule, self.config.model):
-            for line in section.cut_short(self.config.train.epochs):
-                tracker.say(line)
+        for line in self.config.schedule.cut_short(self.config.train.epochs):
+            tracker.say(line)
+        if unfreezing := self.config.model.describe_unfreezing(len(self.setup.stages), self.config.train.epochs):
+            tracker.say(unfreezing)
         for note in filter(None, notes):
             tracker.warn(note)
         return tracker

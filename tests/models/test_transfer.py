@@ -197,13 +197,15 @@ def test_frozen_stages_keep_their_bits(kind: type[StagedOptimConfig]) -> None:
 
 @pytest.mark.parametrize("unfreeze", [0.5, 1, 1.5, 2, 3])
 @pytest.mark.parametrize("epochs", [1, 2, 3])
-def test_a_run_of_which_only_the_head_learns_says_so(unfreeze: float, epochs: int) -> None:
+def test_a_run_says_how_many_stages_learn_at_its_beginning_and_end(unfreeze: float, epochs: int) -> None:
     model, config = small(), ModelConfig(unfreeze=unfreeze)
     learning = set_mode(model, [stage.modules for stage in stages(model)], config, epochs - 1)
-    said = (
-        f"model.unfreeze {unfreeze:g}: no epoch of train.epochs {epochs} begins after that; only the last layer learns"
-    )
-    assert config.cut_short(epochs) == ([said] if learning == 1 else [])
+    if learning == 1:
+        said = f"no epoch of train.epochs {epochs} begins after that; only the last layer learns"
+    else:
+        said = f"1 of 5 stages learns in the first epoch, {'all' if learning == 5 else learning} in the last"
+    assert config.describe_unfreezing(5, epochs) == f"model.unfreeze {unfreeze:g}: {said}"
+    assert ModelConfig().describe_unfreezing(5, epochs) == ""
 
 
 def test_a_stage_thaws_in_the_epoch_that_the_setting_says_though_the_quotient_is_rounded() -> None:
