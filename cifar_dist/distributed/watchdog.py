@@ -4,7 +4,7 @@ The other ranks would wait for it until the process group's timeout, and then fa
 Each rank has a thread that compares the time since the last step with the usual one. When it is far too long, the ranks
 write the stacks of their threads into the run folder, tell each other where they are over torch's store, name the rank
 that is behind, and end with exit code 124. Until then a step costs a clock reading, and the ranks exchange nothing.
-Where another rank has ended, they end soon, and with exit code 1: backends do not always notice, and wait for it.
+Where a rank on the same machine has ended, the job ends soon, with exit code 1: gloo does not always notice, and waits.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Watchdog:
             this machine is stopped or has ended.
         factor: the multiple of the usual time between beats that ends it, if that is longer.
         steps_done: the optimizer steps done.
-        record: called on one rank with what happened, one line, before the job ends.
+        record: called on one rank with what happened, one line, and the exit code, before the job ends.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Watchdog:
         patience: float,
         factor: float,
         steps_done: Callable[[], int],
-        record: Callable[[str], None],
+        record: Callable[[str, int], None],
     ) -> None:
         self._ranks, self._folder, self._steps_done, self._record = ranks, folder, steps_done, record
         self._timeout, self._patience, self._factor = timeout, patience, factor
@@ -129,9 +129,10 @@ class Watchdog:
             what = f"no step has ended for {silent:.0f} s, usually {usual:.2g} s"
             if silent > min(self._timeout, _ENDED_SECONDS) and self._neighbours(Place.has_ended):
                 self._end(what, EXIT_FAILED)
-            is_over = silent > limit or (silent > self._timeout and bool(self._neighbours(Place.is_stopped)))
-            if is_over or (silent > self._timeout / 10 and self._board.has_alarm()):
+            if silent > limit or (silent > self._timeout and self._neighbours(Place.is_stopped)):
                 self._end(what, EXIT_STALLED)
+            if silent > self._timeout / 10 and (code := self._board.alarm()):
+                self._end(what, code)
             woke = time.monotonic()
 
     def _neighbours(self, is_so: Callable[[Place], bool]) -> set[int]:
@@ -146,13 +147,13 @@ class Watchdog:
         folder = self._folder / step_name(step)
         self._write_stacks(folder, what)
         mute = self._neighbours(Place.is_stopped) | self._neighbours(Place.has_ended)
-        positions = self._board.exchange(_position(step), mute)
+        positions = self._board.exchange(_position(step), mute, code)
         missing = {rank: self._places[rank] for rank in range(self._ranks.world_size) if rank not in positions}
         if self._ranks.rank == min(positions):
             line = f"{what}: {name_behind(positions, missing)}; stacks: {folder}"
             _say(f"{line}; exit code {code}")
             try:
-                self._record(line)
+                self._record(line, code)
             except OSError as error:
                 _say(str(error))
         for place in missing.values():
@@ -187,16 +188,16 @@ class _Board:
             purpose = f"watchdog/{first.machine}/{first.process}"
             self._store = open_store(purpose, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
 
-    def has_alarm(self) -> bool:
-        """Whether another rank has called :meth:`exchange`."""
-        found: list[bool] = []
-        self._ask(lambda store: found.append(store.check(["alarm"])), seconds=3)
-        return any(found)
+    def alarm(self) -> int:
+        """Return the exit code of another rank that has called :meth:`exchange`; 0 if none has."""
+        found: list[int] = []
+        self._ask(lambda store: found.extend([int(store.get("alarm"))] if store.check(["alarm"]) else []), seconds=3)
+        return max(found, default=0)
 
-    def exchange(self, own: Position, mute: Set[int]) -> dict[int, Position]:
-        """Give the other ranks this one's position; return those of all that answer in time, by rank.
+    def exchange(self, own: Position, mute: Set[int], code: int) -> dict[int, Position]:
+        """Give the other ranks this one's position and exit code; return the positions that arrive in time, by rank.
 
-        Those in ``mute`` cannot answer, and are not waited for.
+        The ranks in ``mute`` cannot answer, and are not waited for.
         """
         positions = {self._rank: own}
         expected = set(range(self._world_size)) - mute - {self._rank}
@@ -205,7 +206,7 @@ class _Board:
 
         def ask(store: Store) -> None:
             store.set(str(self._rank), json.dumps(asdict(own)))
-            store.set("alarm", "")
+            store.set("alarm", str(code))
             deadline = time.monotonic() + _ANSWER_SECONDS
             while expected - positions.keys() and time.monotonic() < deadline:
                 for rank in expected - positions.keys():

@@ -27,7 +27,7 @@ from cifar_dist.distributed.watchdog import Watchdog
 from cifar_dist.errors import StopRequested, TrainingFailedError, UserError, may_pass
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.split import Split
-from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE, EXIT_STALLED
 from cifar_dist.files import folder_atomic, write_sums
 from cifar_dist.formatting import list_some
 from cifar_dist.run_folder import FINAL, EvaluationSummary, RunFolder
@@ -391,10 +391,12 @@ class Trainer:
             patience=self.config.run.collective_timeout,
             factor=self.config.run.stall_factor,
             steps_done=lambda: self.step,
-            record=lambda what: timeline.append(
-                self.folder.timeline, timeline.Event(timeline.utc(), "stalled", self.step, note=what)
-            ),
+            record=self._record_stall,
         )
+
+    def _record_stall(self, what: str, code: int) -> None:
+        kind: timeline.Kind = "stalled" if code == EXIT_STALLED else "failed"
+        timeline.append(self.folder.timeline, timeline.Event(timeline.utc(), kind, self.step, note=what))
 
     def _build_profiler(self) -> StepProfiler:
         return StepProfiler(

@@ -86,6 +86,7 @@ def test_a_rank_that_has_ended_needs_no_patience(tiny: Path, tmp_path: Path) -> 
     done = finish(start([TRAIN, str(tiny), *IMPATIENT, *words, "--model.name", f"{tmp_path}/net.py:Net"], 2))
     assert [one.returncode for one in done] == [1, -signal.SIGKILL], done[0].stderr
     assert "does not answer, it has ended; stacks: " in done[0].stderr
+    assert timeline.read(tmp_path / "runs" / "tiny" / "timeline.jsonl")[-1].kind == "failed"
 
 
 def test_an_evaluation_that_takes_long_moves_from_view_to_view(tiny: Path, tmp_path: Path) -> None:
