@@ -165,7 +165,8 @@ def choose(folder: Path) -> tuple[Path | None, list[str]]:
     """Return the newest intact checkpoint, and one line for each damaged one that was renamed; None for a new run.
 
     A damaged one is renamed ``step-N.damaged``, so that the next resume ignores it and it can be inspected. A save that
-    was killed between its last two renames is completed first. Call it only while no other process writes here.
+    was killed between its last two renames is completed first, and what else it left is deleted. Call it only while no
+    other process writes here.
 
     Raises:
         NewerCheckpointError: the newest intact one is of a newer program; nothing is renamed.
@@ -181,6 +182,8 @@ def choose(folder: Path) -> tuple[Path | None, list[str]]:
             damaged[path] = error
             continue
         link(path, best=state.is_best)
+        for left in leftovers(folder):
+            discard(left)
         return path, [_rename_damaged(one, error) for one, error in damaged.items()]
     if lost := _signs_of_lost(folder, [f"{path.name}: {error}" for path, error in damaged.items()]):
         raise NoCheckpointLeftError(f"{folder} has no intact checkpoint ({'; '.join(lost)})")

@@ -23,6 +23,7 @@ from cifar_dist.checkpoint import Averaged, Tensors, TrainState
 from cifar_dist.checkpoint.marker import STATE, WEIGHTS
 from cifar_dist.checkpoint.tensor_files import read_tensors, save_tensors
 from cifar_dist.errors import UserError
+from cifar_dist.files import leftovers
 from cifar_dist.step_folder import step_name, step_of
 
 NUMBERS = count()
@@ -137,6 +138,7 @@ def test_a_killed_save_leaves_the_old_checkpoint_or_the_new_one(tmp_path: Path, 
         if chosen is None:
             assert not before
             continue
+        assert not leftovers(folder), "a run that is at its last step saves no more, and would keep them"
         found = step_of(chosen)
         assert found in {*before[-1:], step}
         assert holds(chosen, found)
