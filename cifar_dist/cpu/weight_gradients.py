@@ -3,6 +3,9 @@
 oneDNN computes them at half the speed of everything else. Here they are one product of matrices (Chellapilla et al.,
 *High Performance Convolutional Neural Networks for Document Processing*, 2006): the gradients of the output,
 [outputs, n * h * w], times the patches of the input, [n * h * w, k * k * inputs]. In float32 oneDNN is faster.
+
+So are those that meet nothing but padding, as most of a 3x3 convolution of stride 2 on 1x1 pixels: oneDNN leaves them
+uninitialised in bfloat16 (torch 2.15), and they are 0.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ def _forward(stride: Pair, padding: Pair, images: Tensor, weight: Tensor, _bias:
 
 
 def conv2d(images: Tensor, weight: Tensor, stride: Pair = (1, 1), padding: Pair = (0, 0)) -> Tensor:
-    """Convolve as torch's function does; where that is faster, the gradient of ``weight`` is a product of matrices.
+    """Convolve as torch's function does; the gradient of ``weight`` is a product of matrices where that is better.
 
     Args:
         images: float [n, inputs, h, w].
@@ -49,22 +52,30 @@ def conv2d(images: Tensor, weight: Tensor, stride: Pair = (1, 1), padding: Pair 
     Returns:
         float [n, outputs, rows, columns]; bfloat16 under autocast to it.
     """
-    if not (weight.requires_grad and _is_faster(images, weight, stride, padding)):
+    if not (weight.requires_grad and _is_better(images, weight, stride, padding)):
         return F.conv2d(images, weight, stride=stride, padding=padding)
     with torch.autocast("cpu", enabled=False):
         convolved: Tensor = _Convolution.apply(images.bfloat16(), weight.bfloat16(), stride, padding)
     return convolved
 
 
-def _is_faster(images: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> bool:
+def _is_better(images: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> bool:
     if images.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
         return False
-    sizes = zip(images.shape[2:], weight.shape[2:], stride, padding, strict=True)
+    sizes = [*zip(images.shape[2:], weight.shape[2:], stride, padding, strict=True)]
+    if any(_wastes_weights(*size) for size in sizes):
+        return True
     rows, columns = ((side + 2 * border - kernel) // step + 1 for side, kernel, step, border in sizes)
     most = _MOST_PIXELS if any(padding) else _MOST_PIXELS_UNPADDED
     return rows * columns <= most and weight.shape[1] >= _LEAST_INPUTS and weight[0, 0].numel() > 1
+
+
+def _wastes_weights(side: int, kernel: int, step: int, border: int) -> bool:
+    """Whether some weights of a kernel meet nothing but padding, in one direction."""
+    begins = range(-border, side + border - kernel + 1, step)
+    return not all(any(0 <= begin + place < side for begin in begins) for place in range(kernel))
 
 
 class _Convolution(torch.autograd.Function):
