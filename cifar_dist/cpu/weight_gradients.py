@@ -73,7 +73,7 @@ def _is_better(images: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> b
 
 
 def _wastes_weights(side: int, kernel: int, step: int, border: int) -> bool:
-    """Whether some weights of a kernel meet nothing but padding, in one direction."""
+    """Whether some weights of a kernel meet nothing but padding, in one direction; all sizes are in pixels."""
     begins = range(-border, side + border - kernel + 1, step)
     return not all(any(0 <= begin + place < side for begin in begins) for place in range(kernel))
 

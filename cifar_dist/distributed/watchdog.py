@@ -136,7 +136,7 @@ class Watchdog:
             woke = time.monotonic()
 
     def _neighbours(self, is_so: Callable[[Place], bool]) -> set[int]:
-        """The ranks on this machine of which something is true that no patience helps with."""
+        """The ranks of which something is true that no patience helps with, as far as can be seen from here."""
         return {rank for rank, place in enumerate(self._places) if is_so(place)}
 
     def _end(self, what: str, code: int) -> None:

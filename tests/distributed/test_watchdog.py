@@ -68,22 +68,11 @@ def test_a_rank_that_is_stopped_during_a_save_needs_no_patience(tiny: Path, tmp_
 
 def test_a_rank_that_has_ended_needs_no_patience(tiny: Path, tmp_path: Path) -> None:
     """Gloo does not always notice it: a broadcast may wait until its timeout for what it has sent to that rank."""
-    (tmp_path / "net.py").write_text(
-        "import os, signal, time\nfrom torch import nn\n"
-        "class Net(nn.Linear):\n"
-        "    def __init__(self, classes, channels):\n"
-        "        super().__init__(32 * 32 * channels, classes)\n"
-        "        self.seen = 0\n"
-        "    def forward(self, images):\n"
-        "        self.seen += self.training\n"
-        "        return super().forward(images.flatten(1))\n"
-        "    def state_dict(self, *args, **options):\n"
-        "        if self.seen == 4:\n"
-        "            os.kill(os.getpid(), signal.SIGKILL) if os.environ['RANK'] == '1' else time.sleep(3600)\n"
-        "        return super().state_dict(*args, **options)\n"
-    )
-    words = ["--checkpoint.every_steps", "4", "--checkpoint.background", "false"]
-    done = finish(start([TRAIN, str(tiny), *IMPATIENT, *words, "--model.name", f"{tmp_path}/net.py:Net"], 2))
+    kill, wait = "os.kill(os.getpid(), signal.SIGKILL)", "time.sleep(3600)"
+    inputs = "32 * 32 * channels"
+    network = write_network(tmp_path / "net.py", kill, step=4, inputs=inputs, during="state_dict", others=wait)
+    words = ["--checkpoint.every_steps", "4", "--checkpoint.background", "false", "--model.name", network]
+    done = finish(start([TRAIN, str(tiny), *IMPATIENT, *words], 2))
     assert [one.returncode for one in done] == [1, -signal.SIGKILL], done[0].stderr
     assert "does not answer, it has ended; stacks: " in done[0].stderr
     assert timeline.read(tmp_path / "runs" / "tiny" / "timeline.jsonl")[-1].kind == "failed"

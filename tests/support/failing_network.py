@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-LINE = 10
+LINE = 11
 """Of the file, in which it happens in ``forward``."""
 
 
 def write_network(
-    path: Path, act: str, *, step: int, inputs: str, during: Literal["forward", "state_dict"] = "forward"
+    path: Path,
+    act: str,
+    *,
+    step: int,
+    inputs: str,
+    during: Literal["forward", "state_dict"] = "forward",
+    others: str = "pass",
 ) -> str:
     """Write a linear network, and return the ``model.name`` of it.
 
@@ -19,10 +25,14 @@ def write_network(
         act: a statement, executed in training step ``step`` (the first is 1), on the last rank.
         inputs: an expression: the numbers of an image, which has ``channels`` channels.
         during: the method in which it is executed.
+        others: a statement that the other ranks execute there.
     """
     last = "int(os.environ.get('RANK', 0)) + 1 == int(os.environ.get('WORLD_SIZE', 1))"
     training = "self.training and " if during == "forward" else ""
-    when = f"        if {training}self.seen == {step} and {last}:\n            {act}\n"
+    when = (
+        f"        if {training}self.seen == {step}:\n"
+        f"            if {last}:\n                {act}\n            else:\n                {others}\n"
+    )
     path.write_text(
         "import os, signal, threading, time\nfrom torch import nn\n"
         "class Net(nn.Linear):\n"
