@@ -163,7 +163,9 @@ def _load_checked(path: Path) -> object:
 def _read_pretrained(path: Path, model: nn.Module) -> dict[str, Tensor]:
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
-        raise UserError(f"model.pretrained: {path} {what}; give a .safetensors or .pth file")
+        inside = sorted(file for pattern in ("*", "final/*") for file in path.glob(f"{pattern}.safetensors"))
+        such = f", as {inside[0]}" if inside else ""
+        raise UserError(f"model.pretrained: {path} {what}; give a .safetensors or .pth file{such}")
     try:
         return read_weights(path, model)
     except ValueError as error:

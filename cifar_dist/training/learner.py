@@ -8,9 +8,10 @@ optimizer state and a step number, and replays nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +24,15 @@ from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.host_copies import Deal, copy_to_host
 from cifar_dist.distributed.out_of_memory import describe_training, explained
 from cifar_dist.distributed.sharded_tensor import own_shard
+from cifar_dist.errors import UserError
+from cifar_dist.formatting import list_renamed
 from cifar_dist.models import transfer
 from cifar_dist.models.pretrained import load_pretrained
 from cifar_dist.models.registry import DataInitialized
 from cifar_dist.optim.averaging import WeightAverage, build_average, recalibrate
 from cifar_dist.optim.optimizers import thaw
 from cifar_dist.optim.sam import ascended
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.training.measurements import StepMeasurements
 from cifar_dist.training.phases import PhaseClock
 from cifar_dist.training.setup import TrainingSetup
@@ -94,6 +98,8 @@ class Learner:
             )
             if new:
                 self.notes.append(f"{model.pretrained} has other classes: {', '.join(new)} keep new weights")
+            elif renamed := list_renamed(_classes_behind(Path(model.pretrained)), self._setup.manifest.classes):
+                self.notes.append(f"{model.pretrained} has classes of other names, and keeps its last layer: {renamed}")
             return
         if model.freeze:
             self.notes.append("model.freeze without model.pretrained: all layers but the last keep random weights")
@@ -251,3 +257,12 @@ class Learner:
         ids = permutation(self._config.run.seed, 0, len(images), purpose)[:count]
         batches = max(1, min(-(-len(ids) // at_once), len(ids) // 2))
         return (self._setup.normalize(images.get(part)) for part in ids.tensor_split(batches))
+
+
+def _classes_behind(weights: Path) -> tuple[str, ...]:
+    """Return the names of the classes that a run has, if a file is its final weights or in a checkpoint of it."""
+    for folder in map(RunFolder, weights.resolve().parents[1:3]):
+        if folder.exists():
+            with suppress(UserError):  # the record of its data is damaged
+                return folder.read_manifest().classes
+    return ()

@@ -90,6 +90,16 @@ def test_a_file_without_any_key_of_the_network_is_quoted(tmp_path: Path) -> None
         load_pretrained(tiny(), tmp_path / "weights.pth", "tiny-resnet")
 
 
+@pytest.mark.parametrize("place", ["", "final"])
+def test_the_weights_in_a_folder_are_named(tmp_path: Path, place: str) -> None:
+    """A run, or its checkpoint."""
+    file = tmp_path / place / "model.safetensors"
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    with pytest.raises(UserError, match=f"is not a file; give a .safetensors or .pth file, as {file}$"):
+        load_pretrained(tiny(), tmp_path, "tiny-resnet")
+
+
 def test_the_last_layer_keeps_its_new_weights_for_other_classes(tmp_path: Path) -> None:
     source, model = tiny(1000), tiny(10)
     before = model.state_dict()["head.0.weight"].clone()

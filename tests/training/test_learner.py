@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from cifar_dist.checkpoint import NEW_RUN, Checkpoint
 from cifar_dist.config import AverageConfig, Config, DataConfig, ModelConfig, TrainConfig
 from cifar_dist.config.average import EMAConfig, LookaheadConfig, NoAverageConfig, SWAConfig
 from cifar_dist.config.optim import SGDConfig
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.randomness import step_seed
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.errors import UserError
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.setup import build_setup
 
@@ -145,6 +148,30 @@ def test_frozen_random_weights_are_reported(digits: Path) -> None:
     for freeze in (True, False):
         with learner_of(digits, ModelConfig("tiny-cnn", freeze=freeze), NoAverageConfig()) as learner:
             assert any("keep random weights" in note for note in learner.notes) is freeze
+
+
+@pytest.mark.parametrize("place", ["final/model.safetensors", "checkpoints/step-1/weights.safetensors"])
+def test_weights_of_a_run_with_classes_of_other_names_are_reported(digits: Path, tmp_path: Path, place: str) -> None:
+    """As many, so that the last layer is loaded: it tells digits apart, whatever the images show now."""
+    with learner_of(digits, ModelConfig("tiny-cnn"), NoAverageConfig()) as learner:
+        weights = learner.model.state()
+    run = RunFolder(tmp_path / "run")
+    file = run.path / place
+    file.parent.mkdir(parents=True)
+    save_file(weights, file)
+    run.config.touch()
+    manifest = Manifest.load(digits)
+    network = ModelConfig("tiny-cnn", pretrained=str(file))
+    for classes, note in (
+        (manifest.classes, []),
+        (
+            ("zero", *manifest.classes[1:]),
+            [f"{file} has classes of other names, and keeps its last layer: zero -> 0"],
+        ),
+    ):
+        replace(manifest, classes=classes).save(run.path)
+        with learner_of(digits, network, NoAverageConfig()) as learner:
+            assert learner.notes == note
 
 
 def test_a_stage_learns_from_its_epoch_on(digits: Path) -> None:
