@@ -168,6 +168,10 @@ def test_model_options_keep_the_types_of_a_list(plain: str, value: list[object])
         (["--augment.crop.pad", "2147483648"], "augment.crop.pad 2147483648 must be at most"),
         (["--run.collective_timeout", "99999999999999"], "run.collective_timeout 99999999999999 must be at most"),
         (["--train.batch_size", "131072", "--train.parts", "131072"], "train.parts 131072 must be between 0 and 65536"),
+        (
+            ["--train.precision", "int8", "--train.compile"],
+            "compile default has no convolutions in int8; use --train.compile no, or --train.precision auto",
+        ),
         (["--train.threads", "100000"], "train.threads 100000 must be between 0 and 1024"),
         (["--train.epochs"], "--train.epochs requires a value: --train.epochs VALUE"),
         (["--run.name", "--train.epochs", "3"], "--run.name requires a value: --run.name VALUE"),

@@ -27,7 +27,7 @@ _COMMON = {
     "schedule.name": "learning rate over time",
     "train.epochs": "times that each sample is seen",
     "train.batch_size": "samples of one step, over all processes",
-    "train.precision": "no, auto, bf16 or fp16",
+    "train.precision": "no, auto, bf16, fp16 or int8",
     "eval.tta": "views of the final evaluation",
     "tracking.wandb": "disabled, offline or online",
 }

@@ -36,9 +36,10 @@ class TrainConfig(Section):
     parts: int = 0
     """Micro-batches of a global batch, over all processes, summed in one fixed order: the same weights, bit for bit, on
     any number of processes up to it. 0: one for each process and accumulation step."""
-    precision: Literal["no", "auto", "bf16", "fp16"] = "no"
+    precision: Literal["no", "auto", "bf16", "fp16", "int8"] = "no"
     """Automatic mixed precision: none, bfloat16, float16 with loss scaling (GPU), or auto: bfloat16 if it is
-    faster on the device, else none."""
+    faster on the device, else none. int8: as auto, and on a CPU with 8-bit dot products (VNNI, AMX) convolutions are
+    trained in 8-bit integers: up to 1.3 times as fast, and noisier."""
     label_smoothing: float = 0.0
     """Probability mass spread evenly over all classes."""
     channels_last: bool = False
@@ -104,6 +105,10 @@ class TrainConfig(Section):
         )
         require(0 <= self.label_smoothing < 1, f"label_smoothing {self.label_smoothing} must be in [0, 1)")
         require(0 <= self.threads <= 1024, f"threads {self.threads} must be between 0 and 1024")
+        require(
+            self.precision != "int8" or self.compile == "no",
+            f"compile {self.compile} has no convolutions in int8; use --train.compile no, or --train.precision auto",
+        )
         require_at_least(self, profile=0)
         require(
             self.engine == "auto" or plugins.is_spec(self.engine),

@@ -1,1 +1,1 @@
-"""The CPU: which cores are free, and workarounds for OpenMP, malloc and oneDNN."""
+"""The CPU: which cores are free, faster convolutions, and workarounds for OpenMP, malloc and oneDNN."""

@@ -25,8 +25,8 @@ from torch import nn
 from cifar_dist.config import Config
 from cifar_dist.config.optim import MuonConfig
 from cifar_dist.config.toml_text import inline_toml
+from cifar_dist.cpu.conv2d import replace_convolutions
 from cifar_dist.cpu.onednn import avoid_strided_1x1
-from cifar_dist.cpu.weight_gradients import multiply_for_weight_gradients
 from cifar_dist.distributed.agreement import StopPoll
 from cifar_dist.distributed.arithmetic import describe_arithmetic
 from cifar_dist.distributed.loss_scaler import LossScaler, count_steps_on_device
@@ -139,7 +139,7 @@ class Engine(ABC):
         module.to(self.ranks.device)
         if self.ranks.device.type == "cpu":
             avoid_strided_1x1(module)
-            multiply_for_weight_gradients(module)
+            replace_convolutions(module)
         self._take_weights_of_rank_0(module)
         if self.accelerator.scaler is not None:
             count_steps_on_device(optimizer)

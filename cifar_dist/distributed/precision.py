@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
+from cifar_dist.cpu.int8 import is_int8_fast
 from cifar_dist.errors import UserError
 from cifar_dist.launch.launched import local_rank
 
@@ -18,14 +19,18 @@ class Precision:
     Attributes:
         name: Accelerate's word for it: ``no``, ``bf16`` or ``fp16``.
         advice: one line for the reader; empty where there is nothing to advise.
+        int8: whether convolutions are trained in 8-bit integers.
     """
 
     name: Literal["no", "bf16", "fp16"]
     advice: str = ""
+    int8: bool = False
 
     @classmethod
     def resolve(cls, requested: str, *, cpu: bool, scales_loss: bool) -> Precision:
         """Resolve ``train.precision``: ``auto`` becomes bf16 where that is faster than fp32, else ``no``.
+
+        So does ``int8``, with convolutions in 8-bit integers on a CPU where these are faster still.
 
         Args:
             requested: ``train.precision``.
@@ -41,6 +46,11 @@ class Precision:
             return cls("fp16")
         if requested == "no":
             return cls("no")
+        if requested == "int8":
+            found = cls.resolve("auto", cpu=cpu, scales_loss=scales_loss)
+            if cpu and found.name == "bf16" and is_int8_fast():
+                return replace(found, int8=True)
+            return replace(found, advice=f"train.precision int8 requires a CPU with VNNI or AMX: {found.label} here")
         if is_bf16_fast(cpu=cpu):
             return cls("bf16")
         device = "CPU" if cpu else torch.cuda.get_device_name(own_gpu())
@@ -54,12 +64,17 @@ class Precision:
     @property
     def label(self) -> str:
         """Its name for a reader."""
-        return {"no": "fp32"}.get(self.name, self.name)
+        return "bf16 + int8 convolutions" if self.int8 else {"no": "fp32"}.get(self.name, self.name)
 
     @property
     def autocast(self) -> torch.dtype | None:
         """The dtype that operations are cast to; None for none."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.name)
+
+    @property
+    def of_products(self) -> torch.dtype:
+        """The dtype of the numbers that most products multiply."""
+        return torch.int8 if self.int8 else self.autocast or torch.float32
 
 
 def is_bf16_fast(*, cpu: bool) -> bool:

@@ -116,6 +116,8 @@ def check_engine(config: Config, asked: AskedEngine) -> None:
 def _without_training(config: Config, *, cpu: bool) -> Config:
     """Return the config of a run that is evaluated here, without what only training needs."""
     train = replace(config.train, compress_gradients="no")
+    if train.precision == "int8":  # of which only training gains
+        train = replace(train, precision="auto")
     if cpu and train.precision == "fp16":  # whose loss a GPU scales
         if is_main_process():
             notice("the run was trained in fp16, which requires a GPU; evaluated as with --train.precision auto")

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
+from cifar_dist.cpu.conv2d import convolutions_in_int8
 from cifar_dist.distributed.checksum import checksum
 from cifar_dist.distributed.host_copies import Deal, copy_to_host
 from cifar_dist.distributed.optimizer_state import by_parameter, collect, group_values, require_savable, restore
@@ -168,7 +169,8 @@ class WrappedModel(InferenceModel):
         """
         # torch.compile keeps what it compiles there.
         wrapper = self.wrapper if compiled else getattr(self.wrapper, "_orig_mod", self.wrapper)
-        logits: Tensor = wrapper(images)
+        with convolutions_in_int8(self._precision.int8):
+            logits: Tensor = wrapper(images)
         return logits
 
     def begin_step(self, lr: float) -> None:

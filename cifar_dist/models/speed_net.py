@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar_dist.cpu.weight_gradients import conv2d
+from cifar_dist.cpu.conv2d import conv2d
 from cifar_dist.models.options import Factor, Share, Size, SizeOrZero
 from cifar_dist.models.pooling import GlobalMaxPool
 from cifar_dist.models.registry import register
@@ -236,7 +236,7 @@ class _ConvBeforePool(nn.Conv2d):
         height, width = x.shape[2:]
         if x.device.type == "cpu" and height % 2 and width % 2 and height < _LARGE_SIDE:
             return conv2d(F.pad(x, (1, 0, 1, 0)), self.weight)
-        return F.conv2d(x, self.weight, padding=1)
+        return conv2d(x, self.weight, padding=(1, 1))
 
 
 def _conv(inputs: int, width: int, kind: type[nn.Conv2d] = nn.Conv2d) -> nn.Conv2d:

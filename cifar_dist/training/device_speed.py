@@ -51,12 +51,13 @@ def operations_per_image(blueprint: nn.Module, shape: tuple[int, int, int]) -> f
 
 
 def measure_ceiling(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the floating-point operations a second of large matrix products, the best of a few.
+    """Return the operations a second of large matrix products, the best of a few.
 
     It takes a tenth of a second, and waits for the device.
     """
     side = _SIDE.get(device.type, _SIDE["cpu"])
     generator = torch.Generator(device).manual_seed(0)
     one, other = (torch.rand(side, side, device=device, generator=generator).to(dtype) for _ in range(2))
-    seconds = min(time_on(device, lambda: one @ other) for _ in range(_REPEATS))
+    multiply = torch._int_mm if dtype == torch.int8 else torch.matmul
+    seconds = min(time_on(device, lambda: multiply(one, other)) for _ in range(_REPEATS))
     return 2 * side**3 / seconds

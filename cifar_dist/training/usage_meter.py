@@ -33,7 +33,7 @@ class UsageMeter:
 
     def __init__(self, setup: TrainingSetup, engine: Engine, clock: PhaseClock) -> None:
         self._setup, self._ranks, self._clock = setup, engine.ranks, clock
-        self._dtype = engine.precision.autocast or torch.float32
+        self._dtype = engine.precision.of_products
         self._samples, self._seconds = 0, 0.0
         self._ceiling, self._measuring = 0.0, 0.0  # operations a second; seconds that it took to measure them
 

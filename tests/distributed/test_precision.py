@@ -66,6 +66,26 @@ def test_auto_is_bf16_where_the_device_computes_it(monkeypatch: pytest.MonkeyPat
     assert ("--train.precision auto" in found.advice) == (asked == "bf16" and not can), "a slow machine gets a hint"
 
 
+@pytest.mark.parametrize(
+    ("bf16", "int8", "cpu", "label", "advised"),
+    [
+        (True, True, True, "bf16 + int8 convolutions", ""),
+        (True, False, True, "bf16", "train.precision int8 requires a CPU with VNNI or AMX: bf16 here"),
+        (False, True, True, "fp32", "train.precision int8 requires a CPU with VNNI or AMX: fp32 here"),
+        (True, True, False, "bf16", "train.precision int8 requires a CPU with VNNI or AMX: bf16 here"),
+    ],
+    ids=["fast", "no VNNI", "slow bf16", "GPU"],
+)
+def test_int8_is_for_cpus_that_multiply_it(
+    monkeypatch: pytest.MonkeyPatch, bf16: bool, int8: bool, cpu: bool, label: str, advised: str
+) -> None:
+    monkeypatch.setattr(precision, "is_bf16_fast", lambda *, cpu: bf16)
+    monkeypatch.setattr(precision, "is_int8_fast", lambda: int8)
+    found = Precision.resolve("int8", cpu=cpu, scales_loss=True)
+    assert (found.label, found.advice, found.int8) == (label, advised, label.endswith("convolutions"))
+    assert found.name == ("no" if label == "fp32" else "bf16")
+
+
 @no_gpu
 @pytest.mark.parametrize("asked", ["auto", "bf16"])
 def test_a_run_reports_its_precision(tiny: Path, tmp_path: Path, asked: str) -> None:

@@ -12,11 +12,11 @@ from support.running import TRAIN, spawn, without_times
 from launch import soak
 
 
-@pytest.fixture(scope="module")
-def runs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["no", "int8"])
+def runs(digits: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """The run folders of parts_on_ranks.py."""
     folder = tmp_path_factory.mktemp("parts")
-    words = [parts_on_ranks.__file__, str(soak.write_recipe(folder, digits)), str(folder / "runs")]
+    words = [parts_on_ranks.__file__, str(soak.write_recipe(folder, digits)), str(folder / "runs"), request.param]
     (done,) = spawn(words, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "runs"

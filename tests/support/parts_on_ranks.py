@@ -1,4 +1,4 @@
-"""Runs of six fixed parts: ``python parts_on_ranks.py RECIPE RUNS``; test_fixed_parts.py reads the folders.
+"""Runs of six fixed parts: ``python parts_on_ranks.py RECIPE RUNS PRECISION``; test_fixed_parts.py reads the folders.
 
 One run on each number of processes of PROCESSES, then a copy of the last one as it was in the middle of an epoch,
 resumed on one process. The network has batch statistics and dropout, the samples are mixed, and the optimizer computes
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from cifar_dist import recipe
+from cifar_dist.cpu import conv2d
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.training.trainer import Trainer
 from support import forked_ranks
@@ -30,9 +31,9 @@ SETTINGS = [
 ]
 
 
-def train(processes: int, path: str, name: str) -> None:
+def train(processes: int, path: str, name: str, precision: str) -> None:
     """Train, or resume training."""
-    config = recipe.load(path, ["--run.name", name, *SETTINGS])
+    config = recipe.load(path, ["--run.name", name, *SETTINGS, "--train.precision", precision])
 
     def work() -> None:
         with start_engine(config) as engine:
@@ -41,13 +42,14 @@ def train(processes: int, path: str, name: str) -> None:
     forked_ranks.run(processes, work)
 
 
-def main(path: str, runs: Path) -> None:
-    """Train them all."""
+def main(path: str, runs: Path, precision: str) -> None:
+    """Train them all. The small images here would be faster in bfloat16."""
+    conv2d._gains_in_int8 = lambda *_: True
     for processes in PROCESSES:
-        train(processes, path, f"on-{processes}")
+        train(processes, path, f"on-{processes}", precision)
     cut(runs / f"on-{PROCESSES[-1]}", runs / "resumed", MIDDLE)
-    train(1, path, "resumed")
+    train(1, path, "resumed", precision)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

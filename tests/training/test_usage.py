@@ -142,7 +142,8 @@ def test_arithmetic_is_counted_without_being_executed() -> None:
     assert operations_per_image(blueprint_of(opaque), (4, 4, 3)) is None, "it fails, so nothing is known"
 
 
-def test_what_a_device_reaches_is_measured_without_the_random_numbers_of_the_training() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+def test_what_a_device_reaches_is_measured_without_the_random_numbers_of_the_training(dtype: torch.dtype) -> None:
     before = torch.get_rng_state()
-    measure_ceiling(torch.device("cpu"), torch.float32)
+    assert measure_ceiling(torch.device("cpu"), dtype) > 1e6
     assert torch.equal(torch.get_rng_state(), before)
