@@ -11,9 +11,9 @@ its augmentation. The scripts stop to learn the bias of their whitening layer ea
 eight epochs have one batch each here, so that the counted steps have as large a share of both kinds as a training has.
 
 With --train all train to the end for each seed, on the same files: each in 6 to 20 minutes on two cores. Ours is
-cpu-quick, or another recipe that reaches the scripts' accuracy, in processes of one thread. Times are those of training
-and of the final evaluation; accuracies are those of the trainer's own evaluation with six views; cpu-quick evaluates
-one only where the network is sure.
+cpu-quick, or another recipe that reaches the scripts' accuracy, in processes of one thread and in its own precision,
+unless that of the scripts is fp32. Times are those of training and of the final evaluation; accuracies are those of the
+trainer's own evaluation with six views; cpu-quick evaluates one only where the network is sure.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.precision import is_bf16_fast
 from cifar_dist.formatting import percent
 from cifar_dist.launch.parent_death import signal_when_this_ends
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.tracking.environment import read_facts
 
 OURS = "speedrun-94"
 PRECISIONS = {"bf16": "bf16", "fp32": "no"}
@@ -149,9 +151,10 @@ def compare_trainings(
                     one = Training(**answer)
                 found[name].append(one)
                 print(f"{name}, seed {seed}: {one}", flush=True)
+        computed_in = read_facts(RunFolder(Path(folder, _name_of_ours(0))).environment).precision
     seconds = {name: [one.seconds for one in them] for name, them in found.items()}
     means = {name: percent(statistics.fmean(one.accuracy for one in them)) for name, them in found.items()}
-    what = f"a training of {' '.join(words)} to {means[recipe]}"
+    what = f"a training of {' '.join(words)}, {computed_in}, to {means[recipe]}"
     return [
         Comparison(what, f"{name}, {way}, to {means[name]}", "s", seconds[recipe], seconds[name]) for name in workers
     ]
@@ -159,14 +162,19 @@ def compare_trainings(
 
 def train_ours(words: Sequence[str], seed: int, data: str, folder: str, way: Way) -> Training:
     """Train a recipe with settings, which ``words`` are, in processes of its own."""
-    name = f"ours.{seed}"
+    name = _name_of_ours(seed)
     launch = ["launch", "cpu", f"--num_processes={way.threads}", *words, "--data.path", data, "--train.threads", "1"]
-    launch += ["--run.dir", folder, "--run.name", name, "--run.seed", str(seed), *way.precision_settings]
+    launch += ["--run.dir", folder, "--run.name", name, "--run.seed", str(seed)]
+    launch += way.precision_settings if way.precision == "fp32" else []
     command = [sys.executable, "-m", "cifar_dist", *launch]
     bound = signal_when_this_ends(signal.SIGKILL)
     subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr, preexec_fn=bound)
     seconds, _, accuracy = measured(Path(folder, name))
     return Training(seconds, accuracy, accuracy)
+
+
+def _name_of_ours(seed: int) -> str:
+    return f"ours.{seed}"
 
 
 def main() -> None:

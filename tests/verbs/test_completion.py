@@ -47,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("cifar-dist train demo --optim.name m", {"muon"}),
         ("cifar-dist train demo --optim.name=m", {"--optim.name=muon"}),
         ("cifar-dist train demo --optim.nesterov ", {"true", "false"}),
-        ("cifar-dist train demo --train.precision ", {"no", "auto", "bf16", "fp16"}),
+        ("cifar-dist train demo --train.precision ", {"no", "auto", "bf16", "fp16", "int8"}),
         ("cifar-dist train demo --augment.crop.p", {"--augment.crop.pad"}),
         ("cifar-dist train demo --help sch", {"schedule"}),
         ("cifar-dist train mine.toml --schedule.warmup", {"--schedule.warmup"}),
