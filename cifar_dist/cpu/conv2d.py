@@ -1,18 +1,18 @@
-"""Convolutions of a network that is trained on a CPU in bfloat16, faster than oneDNN's or where those are wrong.
+"""Convolutions of a network that is trained on a CPU: faster than oneDNN's, or right where those are wrong.
 
-oneDNN computes the weight gradients of convolutions whose output has few pixels at half the speed of everything else.
-Here they are a product of matrices. In float32 oneDNN is faster.
-
-So are those that meet nothing but padding, as most of a 3x3 convolution of stride 2 on 1x1 pixels: oneDNN leaves them
-uninitialised in bfloat16 (torch 2.15), and they are 0.
+They may be of 8-bit integers, see :mod:`cifar_dist.cpu.int8`. In bfloat16, oneDNN computes the weight gradients of
+convolutions whose output has few pixels at half the speed of everything else; here they are a product of matrices. And
+it leaves the gradients of weights that meet nothing but padding uninitialised (torch 2.15), as are most of a 3x3
+convolution of stride 2 on 1x1 pixels; here they are 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 import torch
@@ -37,7 +37,7 @@ _in_int8: ContextVar[bool] = ContextVar("in_int8", default=False)
 
 @contextmanager
 def convolutions_in_int8(enabled: bool) -> Iterator[None]:
-    """Compute convolutions that would be trained in bfloat16 in 8-bit integers inside, and later their gradients."""
+    """Compute convolutions in 8-bit integers inside, and later their gradients, where they are trained on a CPU."""
     token = _in_int8.set(enabled)
     try:
         yield
@@ -48,56 +48,65 @@ def convolutions_in_int8(enabled: bool) -> Iterator[None]:
 def replace_convolutions(module: nn.Module) -> None:
     """Compute the convolutions of a network with :func:`conv2d`. In place; its state dict keeps its keys and shapes."""
     for conv in module.modules():
-        if (
-            type(conv) is nn.Conv2d
-            and (conv.bias, conv.padding_mode, conv.groups, conv.dilation) == (None, "zeros", 1, (1, 1))
-            and not isinstance(conv.padding, str)
-        ):
-            (rows, columns), (top, left) = conv.stride, conv.padding
-            conv._conv_forward = partial(_forward, (rows, columns), (top, left))  # type: ignore[method-assign]
+        if type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str):
+            (rows, columns), (top, left), (down, right) = conv.stride, conv.padding, conv.dilation
+            place = partial(conv2d, stride=(rows, columns), padding=(top, left), dilation=(down, right))
+            conv._conv_forward = partial(place, groups=conv.groups)  # type: ignore[method-assign]
 
 
-def _forward(stride: Pair, padding: Pair, images: Tensor, weight: Tensor, _bias: None) -> Tensor:
-    return conv2d(images, weight, stride, padding)
-
-
-def conv2d(images: Tensor, weight: Tensor, stride: Pair = (1, 1), padding: Pair = (0, 0)) -> Tensor:
+def conv2d(
+    images: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> Tensor:
     """Convolve as torch's function does, or in 8-bit integers, see :func:`convolutions_in_int8`.
 
     Args:
         images: float [n, inputs, h, w].
-        weight: float [outputs, inputs, k, k].
-        stride, padding: (rows, columns), in pixels.
+        weight: float [outputs, inputs / groups, k, k].
+        bias: float [outputs].
+        stride, padding, dilation: (rows, columns), in pixels.
+        groups: of channels, each convolved by itself.
 
     Returns:
         float [n, outputs, rows, columns]; bfloat16 under autocast to it.
     """
-    if weight.requires_grad and _trains_in_bf16(images):
-        rows, columns = map(_positions, images.shape[2:], weight.shape[2:], stride, padding)
-        if _in_int8.get() and _gains_in_int8(len(images) * rows * columns, weight):
-            return _convolve(Int8Convolution, images, weight, stride, padding)
-        if _gains_as_product(images, weight, stride, padding):
-            return _convolve(_Convolution, images, weight.bfloat16(), stride, padding)
-    return F.conv2d(images, weight, stride=stride, padding=padding)
+    if _trains_on_cpu(images, weight):
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else images.dtype
+        sizes = zip(images.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+        begins = [_begins(*size) for size in sizes]
+        pixels = math.prod(map(len, begins))
+        is_plain = bias is None and groups == 1 and dilation == (1, 1)
+        if is_plain and _in_int8.get() and _gains_in_int8(len(images) * pixels, weight):
+            return _convolve(Int8Convolution, images.to(dtype), weight, stride, padding)
+        if dtype == torch.bfloat16:
+            weight = _without_waste(weight, images.shape[2:], begins, dilation)
+            if is_plain and _gains_as_product(pixels, weight, padding):
+                return _convolve(_Convolution, images.to(dtype), weight.to(dtype), stride, padding)
+    return F.conv2d(images, weight, bias, stride, padding, dilation, groups)
 
 
 def _convolve(
     function: type[torch.autograd.Function], images: Tensor, weight: Tensor, stride: Pair, padding: Pair
 ) -> Tensor:
     with torch.autocast("cpu", enabled=False):
-        convolved: Tensor = function.apply(images.bfloat16(), weight, stride, padding)
+        convolved: Tensor = function.apply(images, weight, stride, padding)
     return convolved
 
 
-def _trains_in_bf16(images: Tensor) -> bool:
-    if images.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+def _trains_on_cpu(images: Tensor, weight: Tensor) -> bool:
+    trains = weight.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return trains and images.device.type == "cpu" and images.ndim == 4
 
 
-def _positions(side: int, kernel: int, step: int, border: int) -> int:
-    """How often a kernel is applied, in one direction; all sizes are in pixels."""
-    return (side + 2 * border - kernel) // step + 1
+def _begins(side: int, kernel: int, step: int, border: int, dilation: int) -> range:
+    """Where a kernel is applied, in one direction: the place in the images of its first number. In pixels."""
+    return range(-border, side + border - (kernel - 1) * dilation, step)
 
 
 def _gains_in_int8(pixels: int, weight: Tensor) -> bool:
@@ -107,19 +116,26 @@ def _gains_in_int8(pixels: int, weight: Tensor) -> bool:
     return _PER_PRODUCT * pixels * weight.numel() > spent
 
 
-def _gains_as_product(images: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> bool:
-    sizes = [*zip(images.shape[2:], weight.shape[2:], stride, padding, strict=True)]
-    if any(_wastes_weights(*size) for size in sizes):
-        return True
-    rows, columns = (_positions(*size) for size in sizes)
+def _gains_as_product(pixels: int, weight: Tensor, padding: Pair) -> bool:
     most = _MOST_PIXELS if any(padding) else _MOST_PIXELS_UNPADDED
-    return rows * columns <= most and weight.shape[1] >= _LEAST_INPUTS and weight[0, 0].numel() > 1
+    return pixels <= most and weight.shape[1] >= _LEAST_INPUTS and weight[0, 0].numel() > 1
 
 
-def _wastes_weights(side: int, kernel: int, step: int, border: int) -> bool:
-    """Whether some weights of a kernel meet nothing but padding, in one direction; all sizes are in pixels."""
-    begins = range(-border, side + border - kernel + 1, step)
-    return not all(any(0 <= begin + place < side for begin in begins) for place in range(kernel))
+def _without_waste(weight: Tensor, sides: Sequence[int], begins: Sequence[range], dilation: Pair) -> Tensor:
+    """Return a weight whose gradient is 0 where it meets nothing but padding."""
+    rows, columns = map(_meets_pixels, sides, weight.shape[2:], begins, dilation)
+    if all(rows) and all(columns):
+        return weight
+    wasted = ~(torch.tensor(rows)[:, None] & torch.tensor(columns))
+    seen = weight.view_as(weight)
+    seen.register_hook(lambda gradient: gradient.masked_fill(wasted, 0))
+    return seen
+
+
+@cache
+def _meets_pixels(side: int, kernel: int, begins: range, dilation: int) -> tuple[bool, ...]:
+    """Which numbers of a kernel ever meet a pixel, in one direction."""
+    return tuple(any(0 <= begin + place * dilation < side for begin in begins) for place in range(kernel))
 
 
 class _Convolution(torch.autograd.Function):

@@ -30,7 +30,7 @@ class Precision:
     def resolve(cls, requested: str, *, cpu: bool, scales_loss: bool) -> Precision:
         """Resolve ``train.precision``: ``auto`` becomes bf16 where that is faster than fp32, else ``no``.
 
-        So does ``int8``, with convolutions in 8-bit integers on a CPU where these are faster still.
+        So does ``int8``, with convolutions in 8-bit integers on a CPU that is faster in these than in either.
 
         Args:
             requested: ``train.precision``.
@@ -48,7 +48,7 @@ class Precision:
             return cls("no")
         if requested == "int8":
             found = cls.resolve("auto", cpu=cpu, scales_loss=scales_loss)
-            if cpu and found.name == "bf16" and is_int8_fast():
+            if cpu and is_int8_fast():
                 return replace(found, int8=True)
             return replace(found, advice=f"train.precision int8 requires a CPU with VNNI or AMX: {found.label} here")
         if is_bf16_fast(cpu=cpu):
@@ -64,7 +64,7 @@ class Precision:
     @property
     def label(self) -> str:
         """Its name for a reader."""
-        return "bf16 + int8 convolutions" if self.int8 else {"no": "fp32"}.get(self.name, self.name)
+        return {"no": "fp32"}.get(self.name, self.name) + " + int8 convolutions" * self.int8
 
     @property
     def autocast(self) -> torch.dtype | None:

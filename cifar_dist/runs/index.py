@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -27,6 +28,7 @@ td.text.short { white-space: nowrap; }
 """
 _BREAKABLE = re.compile(r"([-.+=_/])")  # where a phone may continue a long name in the next line
 _ROW = re.compile(r'<tr data-files="([0-9a-f]+)">.*</tr>\n')  # of a run, written by _row
+_DATA = re.compile(r'(<td[^>]* data-content="(\w{8})\w*">)([^<]*)(?:<span>[^<]*</span>)?</td>')
 _OWN = re.compile(f"<title>({_TITLE}|Runs)</title>.*--ink:", re.DOTALL)  # the second in pages of earlier versions
 
 
@@ -51,7 +53,7 @@ def write_index(folder: Path, entries: Sequence[ListedRun] | None = None) -> Pat
         known = {found[1]: found[0] for found in _ROW.finditer(before)}
         runs = find_runs(folder, show=False)
         dated = [(written(run), known.get(version(run)) or _row(describe(run), folder)) for run in runs]
-    rows = "".join(row for _, row in sorted(dated, key=lambda dated: -dated[0]))
+    rows = _tell_data_apart("".join(row for _, row in sorted(dated, key=lambda dated: -dated[0])))
     head = "".join(f"<th{_class(title)}>{title}</th>" for title in (*_TEXTS, *_FIGURES))
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     heading = f"<h1>{counted(len(dated), 'run')} in {escape(str(folder))}</h1>"
@@ -78,8 +80,23 @@ def _row(entry: ListedRun, folder: Path) -> str:
     texts |= {"run": name, "state": entry.state, "model": cells.get("model", entry.problem)}
     shown = {title: escape(text) for title, text in texts.items()} | {"run": link}
     mark = f' data-files="{entry.version}"' if entry.version else ""
-    row = "".join(f"<td{_class(title, texts[title])}>{cell}</td>" for title, cell in shown.items())
+    marks = {"data": f' data-content="{entry.result.facts.fingerprint}"'} if entry.result else {}
+    row = "".join(
+        f"<td{_class(title, texts[title])}{marks.get(title, '')}>{cell}</td>" for title, cell in shown.items()
+    )
     return f"<tr{mark}>{row}</tr>\n"
+
+
+def _tell_data_apart(rows: str) -> str:
+    """Put the beginning of its fingerprint beside the name of data where other data has the same name."""
+    contents = {(found[3], found[2]) for found in _DATA.finditer(rows)}
+    shared = Counter(name for name, _ in contents)
+
+    def named(found: re.Match[str]) -> str:
+        beside = f"<span> ({found[2]})</span>" if shared[found[3]] > 1 else ""
+        return f"{found[1]}{found[3]}{beside}</td>"
+
+    return _DATA.sub(named, rows)
 
 
 def _class(column: str, text: str = "") -> str:

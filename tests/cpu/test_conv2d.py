@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cifar_dist import models
 from cifar_dist.cpu import conv2d
 from cifar_dist.cpu import gradients as of_convolutions
-from cifar_dist.cpu.conv2d import _wastes_weights, replace_convolutions
+from cifar_dist.cpu.conv2d import _begins, replace_convolutions
 
 
 def gradients(conv: nn.Module, images: Tensor, *, dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, Tensor, Tensor]:
@@ -24,7 +24,7 @@ def gradients(conv: nn.Module, images: Tensor, *, dtype: torch.dtype = torch.bfl
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         out = conv(seen)
     out.float().square().sum().backward()
-    (weight,) = conv.parameters()
+    weight = conv.get_parameter("weight")
     assert seen.grad is not None
     assert weight.grad is not None
     return out.detach(), seen.grad, weight.grad
@@ -41,6 +41,9 @@ def is_multiplied(conv: nn.Module, images: Tensor) -> bool:
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     padding=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    groups=st.integers(1, 2),
+    bias=st.booleans(),
     layout=st.sampled_from([torch.channels_last, torch.contiguous_format]),
     at_once=st.sampled_from([1, 2**22]),
 )
@@ -49,30 +52,36 @@ def test_they_are_those_of_torch(
     kernel: tuple[int, int],
     stride: tuple[int, int],
     padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    bias: bool,
     layout: torch.memory_format,
     at_once: int,
 ) -> None:
     torch.manual_seed(0)
-    side = (max(side[0], kernel[0]), max(side[1], kernel[1]))
-    assume(not any(map(_wastes_weights, side, kernel, stride, padding)))  # torch's are wrong there
-    plain = nn.Conv2d(64, 5, kernel, stride=stride, padding=padding, bias=False).to(memory_format=layout)
-    images = torch.randn(3, 64, *side).to(memory_format=layout)
-    own = copy.deepcopy(plain)
+    assume(all(map(_begins, side, kernel, stride, padding, dilation)))
+    plain = nn.Conv2d(128, 6, kernel, stride, padding, dilation, groups, bias).to(memory_format=layout)
+    images = torch.randn(3, 128, *side).to(memory_format=layout)
+    own, exact = copy.deepcopy(plain), copy.deepcopy(plain)
     replace_convolutions(own)
     own = copy.deepcopy(own)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(of_convolutions, "_MOST_BYTES", at_once)
         found, wanted = gradients(own, images), gradients(plain, images)
+    *_, right = gradients(exact, images, dtype=torch.float32)  # torch's of bfloat16 may be uninitialised
     assert torch.equal(found[0], wanted[0])
     assert torch.equal(found[1], wanted[1])
-    assert (found[2] - wanted[2]).norm() <= 0.01 * wanted[2].norm()
+    assert (found[2] - right).norm() <= 0.02 * right.norm()
+    assert torch.equal(found[2] == 0, right == 0), "the weights that meet nothing but padding"
     assert own.state_dict().keys() == plain.state_dict().keys()
 
 
 @pytest.mark.parametrize(("side", "stride"), [(1, 2), (1, 3), (2, 3)])
-def test_those_that_meet_nothing_but_padding_are_zero(side: int, stride: int) -> None:
+@pytest.mark.parametrize(("groups", "bias"), [(1, False), (1, True), (4, False)])
+def test_those_that_meet_nothing_but_padding_are_zero(side: int, stride: int, groups: int, bias: bool) -> None:
     """As in the last stage of a ResNet on small images. OneDNN leaves in them what the memory had before."""
-    conv, images = nn.Conv2d(32, 64, 3, stride=stride, padding=1, bias=False), torch.randn(3, 32, side, side)
+    conv = nn.Conv2d(32 * groups, 64, 3, stride, 1, groups=groups, bias=bias)
+    images = torch.randn(3, 32 * groups, side, side)
     replace_convolutions(conv)
     for _ in range(9):
         before = [torch.full((64 * 32 * 9,), math.nan, dtype=dtype) for dtype in (torch.float32, torch.bfloat16) * 9]
@@ -85,8 +94,6 @@ def test_those_that_meet_nothing_but_padding_are_zero(side: int, stride: int) ->
 @pytest.mark.parametrize(
     ("conv", "side", "used"),
     [
-        (nn.Conv2d(8, 8, 3, padding=1, stride=2, bias=False), 1, True),
-        (nn.Conv2d(8, 8, 3, padding=1, bias=False), 1, True),
         (nn.Conv2d(64, 8, 3, padding=1, bias=False), 4, True),
         (nn.Conv2d(64, 8, 3, padding=1, stride=2, bias=False), 8, True),
         (nn.Conv2d(64, 8, 3, bias=False), 8, True),

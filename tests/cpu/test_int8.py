@@ -20,10 +20,15 @@ pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
 def passes(
-    images: Tensor, weight: Tensor, direction: Tensor | None = None, stride: Pair = (1, 1), padding: Pair = (1, 1)
+    images: Tensor,
+    weight: Tensor,
+    direction: Tensor | None = None,
+    stride: Pair = (1, 1),
+    padding: Pair = (1, 1),
+    dtype: torch.dtype = torch.bfloat16,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return a convolution, and the gradients of the images and the weight of its product with ``direction``."""
-    seen = (images.bfloat16().requires_grad_(), weight.clone().requires_grad_())
+    seen = (images.to(dtype, copy=True).requires_grad_(), weight.clone().requires_grad_())
     out = Int8Convolution.apply(*seen, stride, padding)
     found = torch.autograd.grad(out, seen, torch.ones_like(out) if direction is None else direction.to(out))
     return out.detach(), *found
@@ -47,6 +52,7 @@ def integers(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     stride=pair,
     padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
     images=st.integers(1, 5),
+    dtype=st.sampled_from([torch.bfloat16, torch.float32]),
     seed=st.integers(0, 2**31 - 1),
 )
 def test_products_of_8_bit_numbers_are_exact(
@@ -55,6 +61,7 @@ def test_products_of_8_bit_numbers_are_exact(
     stride: tuple[int, int],
     padding: tuple[int, int],
     images: int,
+    dtype: torch.dtype,
     seed: int,
 ) -> None:
     side = (max(side[0], kernel[0]), max(side[1], kernel[1]))
@@ -66,9 +73,9 @@ def test_products_of_8_bit_numbers_are_exact(
     out = nn.functional.conv2d(*exact, stride=stride, padding=padding)
     direction = integers((images, *out.shape[2:], 24), generator).permute(0, 3, 1, 2)
     wanted = (out.detach(), *torch.autograd.grad(out, exact, direction.double()))
-    found = passes(seen, weight, direction, stride, padding)
-    assert torch.equal(found[0], wanted[0].bfloat16())
-    assert torch.equal(found[1], wanted[1].bfloat16())
+    found = passes(seen, weight, direction, stride, padding, dtype)
+    assert torch.equal(found[0], wanted[0].to(dtype))
+    assert torch.equal(found[1], wanted[1].to(dtype))
     assert torch.equal(found[2], wanted[2].float())
 
 
@@ -151,7 +158,7 @@ def test_they_are_used_where_they_are_faster(conv: nn.Conv2d, side: int, used: b
 
     assert computes() is used
     assert not computes(enabled=False)
-    assert not computes(torch.float32)
+    assert computes(torch.float32) is used
     with torch.no_grad():
         assert not computes()
     conv.weight.requires_grad = False

@@ -71,10 +71,11 @@ def test_auto_is_bf16_where_the_device_computes_it(monkeypatch: pytest.MonkeyPat
     [
         (True, True, True, "bf16 + int8 convolutions", ""),
         (True, False, True, "bf16", "train.precision int8 requires a CPU with VNNI or AMX: bf16 here"),
-        (False, True, True, "fp32", "train.precision int8 requires a CPU with VNNI or AMX: fp32 here"),
+        (False, True, True, "fp32 + int8 convolutions", ""),
+        (False, False, True, "fp32", "train.precision int8 requires a CPU with VNNI or AMX: fp32 here"),
         (True, True, False, "bf16", "train.precision int8 requires a CPU with VNNI or AMX: bf16 here"),
     ],
-    ids=["fast", "no VNNI", "slow bf16", "GPU"],
+    ids=["fast", "no VNNI", "slow bf16", "neither", "GPU"],
 )
 def test_int8_is_for_cpus_that_multiply_it(
     monkeypatch: pytest.MonkeyPatch, bf16: bool, int8: bool, cpu: bool, label: str, advised: str
@@ -83,7 +84,7 @@ def test_int8_is_for_cpus_that_multiply_it(
     monkeypatch.setattr(precision, "is_int8_fast", lambda: int8)
     found = Precision.resolve("int8", cpu=cpu, scales_loss=True)
     assert (found.label, found.advice, found.int8) == (label, advised, label.endswith("convolutions"))
-    assert found.name == ("no" if label == "fp32" else "bf16")
+    assert found.name == ("no" if label.startswith("fp32") else "bf16")
 
 
 @no_gpu

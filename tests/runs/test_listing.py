@@ -244,6 +244,19 @@ def test_the_page_reads_again_only_the_runs_that_have_changed(here: Path) -> Non
     assert set(page(lambda: None)) == {"b", "c", "d"}
 
 
+def test_the_page_tells_data_of_one_name_apart(here: Path) -> None:
+    """Also in rows that are kept from before, when there was one."""
+    runs, shown = here / "runs", list[list[str]]()
+    for name in ("a" * 16, "b" * 16, ""):
+        write_run(runs / (name or "c"), CONFIG, fingerprint=name)
+        rows = re.findall(r"<tr data-files[^>]*>(<td.*)</tr>", write_index(runs).read_text())
+        shown.append(sorted(re.sub("<[^>]*>", "", re.findall(r"<td.*?</td>", row)[3]) for row in rows))
+    shutil.rmtree(runs / ("b" * 16))
+    (last,) = re.findall(rf"<tr[^>]*>.*{'a' * 16}.*</tr>", write_index(runs).read_text())
+    assert shown == [["digits"], both := ["digits (aaaaaaaa)", "digits (bbbbbbbb)"], ["digits", *both]]
+    assert ">digits</td>" in last
+
+
 def test_a_folder_without_runs_is_one_line(here: Path) -> None:
     with pytest.raises(UserError, match="folder 'runs' does not exist; train first, or name another"):
         cli.run(["runs"])
