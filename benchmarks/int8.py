@@ -24,7 +24,7 @@ from cifar_dist.cpu.malloc import keep_freed_memory
 from cifar_dist.models import build_for
 
 TURNS = 7
-IMAGES = {"cpu-quick": 500, "custom-resnet": 128, "small-resnet": 64, "se-resnet": 64}
+IMAGES = {"cpu-quick": 500, "custom-resnet": 128, "se-resnet": 64}
 """Of a pass of each recipe's network."""
 
 
