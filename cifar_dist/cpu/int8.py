@@ -1,11 +1,10 @@
 """Convolutions of 8-bit integers, for training on a CPU that has instructions for their products.
 
-These have twice the rate of those of bfloat16, and four times that of float32.
-
-Images, weights and gradients are rounded to 8 bits. The three products of a training step are those of integers, exact
-in 32 bits, and are scaled afterwards (after Banner et al., *Scalable Methods for 8-bit Training of Neural Networks*,
-arXiv:1805.11046). Gradients are rounded at random, up or down, so that the many that are smaller than one step keep
-their mean (Gupta et al., *Deep Learning with Limited Numerical Precision*, arXiv:1502.02551).
+These have twice the rate of those of bfloat16, and four times that of float32. Images, weights and gradients are
+rounded to 8 bits. The three products of a training step are those of integers, exact in 32 bits, and are scaled
+afterwards (after Banner et al., *Scalable Methods for 8-bit Training of Neural Networks*, arXiv:1805.11046). Gradients
+are rounded at random, up or down, so that the many that are smaller than one step keep their mean (Gupta et al., *Deep
+Learning with Limited Numerical Precision*, arXiv:1502.02551).
 """
 
 from __future__ import annotations
