@@ -53,6 +53,8 @@ def is_finished(config: Config) -> bool:
         return False
     if folder.damaged_results() or not metrics.is_as_written(folder.metrics):  # what can be is written again
         return False
+    if folder.leftovers():  # of a kill while the last results were written
+        return False
     refuse_other_settings(folder, config, besides=LENGTH)
     if folder.manifest.is_file() and Path(config.data.path, FILE_NAME).is_file():  # else it is finished all the same
         refuse_other_data(folder, Manifest.load(config.data.path))

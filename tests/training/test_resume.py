@@ -25,6 +25,19 @@ def test_a_finished_run_with_damaged_results_is_repaired(place: Place) -> None:
     place.assert_is_whole(run)
 
 
+def test_what_a_kill_left_of_the_last_results_is_deleted_and_they_are_written(place: Place) -> None:
+    run = shutil.copytree(place.whole, place.runs / "left", symlinks=True)
+    table = RunFolder(run).metrics_csv
+    whole, left = table.read_bytes(), run / f".{table.name}.{2**22}.tmp"  # no process has that number
+    table.write_bytes(whole[:-9])
+    left.touch()
+    assert place.run("resume", str(run)).code == 0
+    assert not left.exists()
+    found, wanted = ([row.split(b",")[:11] for row in rows.splitlines()] for rows in (table.read_bytes(), whole))
+    assert found == wanted, "but for what the last epoch took"
+    place.assert_is_whole(run)
+
+
 def test_a_finished_run_keeps_its_final_result_when_its_metrics_are_repaired(place: Place) -> None:
     run = shutil.copytree(place.whole, place.runs / "without-a-step", symlinks=True)
     file = RunFolder(run).metrics
