@@ -20,6 +20,7 @@ from cifar_dist.cpu.gradients import Pair, image_gradient, weight_gradient
 _STEPS: Final = 254  # between the smallest and the largest value, one less than there are: rounding may add one
 _MIDDLE: Final = 128  # between int8 and uint8, which oneDNN requires of images
 _LEAST_SCALE: Final = 1e-30  # of images that are all 0
+_BELOW_ONE: Final = 1 - 1e-5  # 127 plus more of it is 128 in float32, which 8 bits do not hold
 _PERIOD: Final = 65521  # of the noise; a prime, so that a pixel's is not the same in every image
 _AT_ONCE: Final = 4 * _PERIOD  # values that fit the cache
 
@@ -83,7 +84,7 @@ def _round(images: Tensor) -> _Rounded:
     least, most = (float(extreme) for extreme in torch.aminmax(images.permute(0, 2, 3, 1)))
     scale = max((max(most, 0) - min(least, 0)) / _STEPS, _LEAST_SCALE)
     # If it is not finite, no result will be, whatever the integers are.
-    zero = round(-min(least, 0) / scale) - _MIDDLE if math.isfinite(scale) else 0
+    zero = math.ceil(-min(least, 0) / scale) - _MIDDLE if math.isfinite(scale) else 0
     return _Rounded(_floor(images, scale, torch.full((min(_AT_ONCE, images.numel()),), zero + 0.5)), scale, zero)
 
 
@@ -91,7 +92,7 @@ def _round_randomly(gradient: Tensor) -> _Rounded:
     """Round gradients up or down, so that their mean is exact; 0 is 0."""
     most = max(abs(float(extreme)) for extreme in torch.aminmax(gradient.permute(0, 2, 3, 1)))
     scale = max(2 * most / _STEPS, _LEAST_SCALE)
-    noise = torch.rand(min(_PERIOD, gradient.numel())).repeat(_AT_ONCE // _PERIOD)
+    noise = torch.rand(min(_PERIOD, gradient.numel())).mul_(_BELOW_ONE).repeat(_AT_ONCE // _PERIOD)
     return _Rounded(_floor(gradient, scale, noise), scale, 0)
 
 

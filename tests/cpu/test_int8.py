@@ -101,6 +101,16 @@ def test_gradients_below_one_step_keep_their_mean() -> None:
     assert of_weight[1:, :, 1, 1] == pytest.approx(0.1 * 256 * 64, rel=0.1)
 
 
+def test_the_largest_gradient_keeps_its_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is drawn: 127 plus the largest number below 1 is 128 in float32, which as int8 is -128."""
+    largest = torch.nextafter(torch.ones(()), torch.zeros(()))
+    monkeypatch.setattr(torch, "rand", lambda count: largest.expand(count).clone())
+    images, direction = torch.ones(1, 16, 8, 8), torch.zeros(1, 24, 8, 8)
+    direction[0, 0, 4, 4] = 127.0
+    *_, of_weight = passes(images, random_weight(), direction)
+    assert of_weight[0, 0, 1, 1] == 127
+
+
 def test_the_same_seed_rounds_alike() -> None:
     torch.manual_seed(0)
     images, weight, direction = torch.randn(4, 16, 8, 8), random_weight(), torch.randn(4, 24, 8, 8)
