@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cifar_dist import recipe
 from cifar_dist.cpu.conv2d import convolutions_in_int8, replace_convolutions
-from cifar_dist.cpu.int8 import is_int8_fast
+from cifar_dist.cpu.instructions import has_int8_products
 from cifar_dist.cpu.malloc import keep_freed_memory
 from cifar_dist.models import build_for
 
@@ -49,7 +49,7 @@ def seconds(module: nn.Module, images: Tensor, *, bf16: bool, int8: bool) -> flo
 
 
 def main(precision: str) -> None:
-    if not is_int8_fast():
+    if not has_int8_products():
         sys.exit("int8: this CPU has no dot products of 8-bit integers (VNNI, AMX)")
     torch.set_num_threads(1)
     keep_freed_memory()

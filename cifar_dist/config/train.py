@@ -38,8 +38,8 @@ class TrainConfig(Section):
     any number of processes up to it. 0: one for each process and accumulation step."""
     precision: Literal["no", "auto", "bf16", "fp16", "int8"] = "no"
     """Automatic mixed precision: none, bfloat16, float16 with loss scaling (GPU), or auto: bfloat16 if it is
-    faster on the device, else none. int8: as auto, but a CPU with 8-bit dot products (VNNI, AMX) trains wide
-    convolutions in 8-bit integers: noisier, and up to 1.5 times as fast as in bfloat16."""
+    faster on the device, else none. int8: as auto, but a CPU with VNNI and without AMX trains wide convolutions in
+    8-bit integers: noisier, and up to 1.5 times as fast as in bfloat16."""
     label_smoothing: float = 0.0
     """Probability mass spread evenly over all classes."""
     channels_last: bool = False

@@ -20,11 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_dist.cpu.gradients import Pair, image_gradient, weight_gradient
+from cifar_dist.cpu.instructions import has_amx
 from cifar_dist.cpu.int8 import Int8Convolution
 
 _MOST_PIXELS: Final = 16  # of the output; of more, oneDNN is as fast, or faster
 _MOST_PIXELS_UNPADDED: Final = 36  # without padding, which the patches need a copy of the input for
 _LEAST_INPUTS: Final = 64
+_MOST_PIXELS_WITH_AMX: Final = 64  # of so many inputs or more
+_LEAST_INPUTS_WITH_AMX: Final = 192
 
 # Of a training step in int8 on a core of an AMD EPYC with VNNI, in nanoseconds: what it saves, and what rounding takes.
 _PER_PRODUCT: Final = 0.007
@@ -117,8 +120,10 @@ def _gains_in_int8(pixels: int, weight: Tensor) -> bool:
 
 
 def _gains_as_product(pixels: int, weight: Tensor, padding: Pair) -> bool:
-    most = _MOST_PIXELS if any(padding) else _MOST_PIXELS_UNPADDED
-    return pixels <= most and weight.shape[1] >= _LEAST_INPUTS and weight[0, 0].numel() > 1
+    inputs, most = weight.shape[1], _MOST_PIXELS if any(padding) else _MOST_PIXELS_UNPADDED
+    if has_amx() and inputs >= _LEAST_INPUTS_WITH_AMX:
+        most = _MOST_PIXELS_WITH_AMX
+    return pixels <= most and inputs >= _LEAST_INPUTS and weight[0, 0].numel() > 1
 
 
 def _without_waste(weight: Tensor, sides: Sequence[int], begins: Sequence[range], dilation: Pair) -> Tensor:
@@ -154,5 +159,10 @@ class _Convolution(torch.autograd.Function):
         place = (context.stride, context.padding)
         of_images = image_gradient(images.shape, weight, gradient, *place) if context.needs_input_grad[0] else None
         rows = (images.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1))
-        of_weight = weight_gradient(*rows, weight.shape[2:], *place, multiply=torch.matmul)
+        of_weight = weight_gradient(*rows, weight.shape[2:], *place, multiply=_multiply)
         return of_images, of_weight.to(weight.dtype), None, None
+
+
+def _multiply(some: Tensor, others: Tensor) -> Tensor:
+    """Return a product of matrices. With AMX a transposed one takes a fifth more time than with a copy of it."""
+    return some.contiguous() @ others

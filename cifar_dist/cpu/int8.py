@@ -25,14 +25,6 @@ _PERIOD: Final = 65521  # of the noise; a prime, so that a pixel's is not the sa
 _AT_ONCE: Final = 4 * _PERIOD  # values that fit the cache
 
 
-def is_int8_fast() -> bool:
-    """Whether this CPU has instructions for dot products of 8-bit integers, and torch has oneDNN, which uses them."""
-    can = torch.cpu.get_capabilities()
-    return torch.backends.mkldnn.is_available() and any(
-        can.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8")
-    )
-
-
 class Int8Convolution(torch.autograd.Function):
     """Convolves images, bfloat16 or float32 [n, inputs, h, w], with a weight [outputs, inputs, k, k].
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from cifar_dist.cpu.int8 import is_int8_fast
+from cifar_dist.cpu import instructions
 from cifar_dist.errors import UserError
 from cifar_dist.launch.launched import local_rank
 
@@ -48,9 +48,11 @@ class Precision:
             return cls("no")
         if requested == "int8":
             found = cls.resolve("auto", cpu=cpu, scales_loss=scales_loss)
-            if cpu and is_int8_fast():
+            if cpu and instructions.is_int8_fast():
                 return replace(found, int8=True)
-            return replace(found, advice=f"train.precision int8 requires a CPU with VNNI or AMX: {found.label} here")
+            return replace(
+                found, advice=f"train.precision int8 is for CPUs with VNNI and without AMX: {found.label} here"
+            )
         if is_bf16_fast(cpu=cpu):
             return cls("bf16")
         device = "CPU" if cpu else torch.cuda.get_device_name(own_gpu())
@@ -82,13 +84,7 @@ def is_bf16_fast(*, cpu: bool) -> bool:
     if not cpu:
         with torch.cuda.device(own_gpu()):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    can = torch.cpu.get_capabilities()
-    # Intel's processors with float16 arithmetic have AMX. Where a virtual machine hides it, bf16 is what is left to
-    # AVX-512: half as fast as fp32.
-    if can.get("avx512_fp16") and not can.get("amx_bf16") and str(can.get("cpu_name", "")).startswith("Intel"):
-        return False
-    # AVX-512 and AMX on x86, NEON's and SVE's extension on Arm; others are not known to be fast.
-    return any(can.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+    return instructions.is_bf16_fast()
 
 
 def own_gpu() -> int:

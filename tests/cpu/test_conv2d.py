@@ -103,14 +103,30 @@ def test_those_that_meet_nothing_but_padding_are_zero(side: int, stride: int, gr
         (nn.Conv2d(64, 8, 3, padding=1), 4, False),
         (nn.Conv2d(64, 64, 3, padding=1, groups=64, bias=False), 4, False),
         (nn.Conv2d(64, 8, 3, padding="same", bias=False), 4, False),
+        (nn.Conv2d(192, 8, 3, padding=1, bias=False), 8, False),
     ],
 )
-def test_they_are_used_where_they_are_faster(conv: nn.Conv2d, side: int, used: bool) -> None:
+def test_they_are_used_where_they_are_faster(
+    monkeypatch: pytest.MonkeyPatch, conv: nn.Conv2d, side: int, used: bool
+) -> None:
+    monkeypatch.setattr(conv2d, "has_amx", lambda: False)
     replace_convolutions(conv)
     images = torch.randn(2, conv.in_channels, side, side)
     assert is_multiplied(conv, images) is used
     conv.weight.requires_grad = False
     assert not is_multiplied(conv, images.requires_grad_())
+
+
+@pytest.mark.parametrize(
+    ("channels", "side", "used"), [(192, 8, True), (192, 9, False), (128, 8, False), (64, 4, True)]
+)
+def test_with_amx_they_are_used_for_larger_images(
+    monkeypatch: pytest.MonkeyPatch, channels: int, side: int, used: bool
+) -> None:
+    monkeypatch.setattr(conv2d, "has_amx", lambda: True)
+    conv = nn.Conv2d(channels, 8, 3, padding=1, bias=False)
+    replace_convolutions(conv)
+    assert is_multiplied(conv, torch.randn(2, channels, side, side)) is used
 
 
 def test_fp32_is_left_to_onednn() -> None:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from cifar_dist.cpu.conv2d import convolutions_in_int8, replace_convolutions
 from cifar_dist.cpu.gradients import Pair
-from cifar_dist.cpu.int8 import Int8Convolution, is_int8_fast
+from cifar_dist.cpu.instructions import has_int8_products
+from cifar_dist.cpu.int8 import Int8Convolution
 
-pytestmark = pytest.mark.skipif(not is_int8_fast(), reason="this CPU has no dot products of 8-bit integers")
+pytestmark = pytest.mark.skipif(not has_int8_products(), reason="this CPU has no dot products of 8-bit integers")
 
 pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
 

@@ -14,6 +14,7 @@ from support.engines import engine
 from support.running import train
 
 from cifar_dist.config import Config, TrainConfig
+from cifar_dist.cpu import instructions
 from cifar_dist.distributed import precision
 from cifar_dist.distributed.precision import Precision, is_bf16_fast
 from cifar_dist.errors import UserError
@@ -35,26 +36,6 @@ def test_a_cpu_computes_in_bf16_if_it_supports_it() -> None:
     assert is_bf16_fast(cpu=True) == cpu_says()
 
 
-@pytest.mark.parametrize(
-    ("can", "fast"),
-    [
-        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "avx512_fp16": True, "amx_bf16": True}, True),
-        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "avx512_fp16": True, "amx_bf16": False}, False),
-        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "avx512_fp16": False}, True),
-        ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "avx512_fp16": True}, True),
-        ({"cpu_name": "AMD EPYC", "avx512_bf16": False}, False),
-        ({"sve_bf16": True}, True),
-        ({}, False),
-    ],
-    ids=["with AMX", "AMX hidden by a virtual machine", "before AMX", "AMD", "older", "Arm", "unknown"],
-)
-def test_which_processors_are_faster_in_bf16(
-    monkeypatch: pytest.MonkeyPatch, can: dict[str, str | bool], fast: bool
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can)
-    assert is_bf16_fast(cpu=True) is fast
-
-
 @pytest.mark.parametrize("can", [False, True])
 @pytest.mark.parametrize("asked", ["no", "auto", "bf16"])
 def test_auto_is_bf16_where_the_device_computes_it(monkeypatch: pytest.MonkeyPatch, asked: str, can: bool) -> None:
@@ -70,18 +51,18 @@ def test_auto_is_bf16_where_the_device_computes_it(monkeypatch: pytest.MonkeyPat
     ("bf16", "int8", "cpu", "label", "advised"),
     [
         (True, True, True, "bf16 + int8 convolutions", ""),
-        (True, False, True, "bf16", "train.precision int8 requires a CPU with VNNI or AMX: bf16 here"),
+        (True, False, True, "bf16", "train.precision int8 is for CPUs with VNNI and without AMX: bf16 here"),
         (False, True, True, "fp32 + int8 convolutions", ""),
-        (False, False, True, "fp32", "train.precision int8 requires a CPU with VNNI or AMX: fp32 here"),
-        (True, True, False, "bf16", "train.precision int8 requires a CPU with VNNI or AMX: bf16 here"),
+        (False, False, True, "fp32", "train.precision int8 is for CPUs with VNNI and without AMX: fp32 here"),
+        (True, True, False, "bf16", "train.precision int8 is for CPUs with VNNI and without AMX: bf16 here"),
     ],
-    ids=["fast", "no VNNI", "slow bf16", "neither", "GPU"],
+    ids=["fast", "no VNNI, or AMX", "slow bf16", "neither", "GPU"],
 )
 def test_int8_is_for_cpus_that_multiply_it(
     monkeypatch: pytest.MonkeyPatch, bf16: bool, int8: bool, cpu: bool, label: str, advised: str
 ) -> None:
     monkeypatch.setattr(precision, "is_bf16_fast", lambda *, cpu: bf16)
-    monkeypatch.setattr(precision, "is_int8_fast", lambda: int8)
+    monkeypatch.setattr(instructions, "is_int8_fast", lambda: int8)
     found = Precision.resolve("int8", cpu=cpu, scales_loss=True)
     assert (found.label, found.advice, found.int8) == (label, advised, label.endswith("convolutions"))
     assert found.name == ("no" if label.startswith("fp32") else "bf16")
