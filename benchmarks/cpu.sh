@@ -25,7 +25,6 @@ train() { # NAME RECIPE [SETTINGS]: to its end
     local name=$1
     shift
     echo "== $name"
-    [[ ! -f $out/runs/$name/report.html ]] || return 0
     launch/local.sh cpu "$@" --run.dir "$out/runs" --run.name "$name" &
     job=$!
     wait "$job"

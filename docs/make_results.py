@@ -28,10 +28,11 @@ DOCUMENT = Path(__file__).with_name("results.md")
 INTRODUCTION = """# Results
 
 `benchmarks/cpu.sh CIFAR10` trains `custom-resnet.3-epochs` and `speedrun-94.s0` to `.s2`, and repeats the unfinished
-run; `benchmarks/gpu.sh CIFAR10 OUT` trains all recipes on a GPU. The notes below describe the other rows.
-`docs/make_results.py` writes this page from run folders. The dataset `cifar10-jpeg` is CIFAR-10 stored as quality-75
-JPEG, of whose test images 5,000 have labels: one accuracy has a standard error of about 0.4 points. JPEG lowers
-accuracy by about 3.1 points: the record holder's own script reaches 94.0 % on the original files and 90.9 % on these.
+run; `benchmarks/gpu.sh CIFAR10 OUT` trains eleven recipes on a GPU, as far as its time allows. The notes below describe
+the other rows. `docs/make_results.py` writes this page from run folders. The dataset `cifar10-jpeg` is CIFAR-10 stored
+as quality-75 JPEG, of whose test images 5,000 have labels: one accuracy has a standard error of about 0.4 points. JPEG
+lowers accuracy by about 3.1 points: the record holder's own script reaches 94.0 % on the original files and 90.9 % on
+these.
 
 """
 FINISHED = """## Finished

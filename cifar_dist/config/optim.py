@@ -27,7 +27,8 @@ class OptimConfig(Choice):
     lr: float = 0.1
     """Learning rate at the schedule's peak, for the global batch as it is (no scaling rule is applied)."""
     weight_decay: float = 5e-4
-    """Weight decay: L2 in the gradient for sgd and adam, decoupled for adamw and muon."""
+    """Weight decay: L2 in the gradient for sgd and adam, decoupled for adamw. For muon, decoupled in the hidden layers,
+    none there with ``normalize``, and that of ``rest`` in the others."""
     decay_norms: bool = False
     """Also decay biases and the weights of norm layers."""
     clip_norm: float = 0.0

@@ -51,7 +51,7 @@ class RunConfig(Section):
     ``train.compile`` and ``model.unfreeze``. A process on the same machine that has ended ends the others, with exit
     code 1, after 10 s."""
     stall_factor: float = 20.0
-    """Where steps take long, the job is ended after this multiple of the usual time of a step instead."""
+    """The job also has at least this multiple of the usual time of a step before it is ended."""
 
     def __post_init__(self) -> None:
         # A command with an unset variable, as --run.dir "$OUT", would write into the working directory.

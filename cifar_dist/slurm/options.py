@@ -81,6 +81,15 @@ class Options:
         return cls.parse([word for line in lines for word in shlex.split(line, comments=True)])
 
     @property
+    def typed(self) -> str:
+        """All of them, as one would type them; empty for none."""
+        return " ".join([*self.sbatch, *map(shlex.quote, self.srun)])
+
+    def without(self, *names: str) -> Options:
+        """Return all but some options of ``sbatch``."""
+        return Options([option for option in self.sbatch if _split(option)[0] not in names], self.srun)
+
+    @property
     def array(self) -> str:
         """The tasks of a chain of jobs, as ``1-4%1``; empty for one job."""
         return self.value("-a", "--array")

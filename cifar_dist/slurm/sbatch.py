@@ -20,10 +20,10 @@ from cifar_dist.terminal.notice import notice
 SCRIPTS = CHECKOUT / "slurm"
 
 _VENV = "CIFAR_DIST_VENV"
-_SRUN_OPTIONS = "CIFAR_DIST_SRUN_OPTIONS"
+SRUN_OPTIONS = "CIFAR_DIST_SRUN_OPTIONS"
 _SITE = (
     *("CIFAR_DIST_HOME", _VENV, "CIFAR_DIST_SETUP", SLURM_CONFIG, SLURM_PROCESSES, MIN_NODES),
-    *(_SRUN_OPTIONS, "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"),
+    *(SRUN_OPTIONS, "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"),
 )
 
 
@@ -52,10 +52,10 @@ def site_variables(options: Options) -> dict[str, str]:
     """
     own = {name: value for name, value in os.environ.items() if name in _SITE and value}
     if options.srun:
-        own[_SRUN_OPTIONS] = " ".join([*filter(None, [own.get(_SRUN_OPTIONS)]), *options.srun])
-    of_srun = own.get(_SRUN_OPTIONS, "")
+        own[SRUN_OPTIONS] = " ".join([*filter(None, [own.get(SRUN_OPTIONS)]), *options.srun])
+    of_srun = own.get(SRUN_OPTIONS, "")
     if set("'\"") & set(of_srun):
-        problem = f"{_SRUN_OPTIONS} is split at spaces, also inside quotes: {of_srun}"
+        problem = f"{SRUN_OPTIONS} is split at spaces, also inside quotes: {of_srun}"
         raise UserError(f"{problem}; use no quotes, and no space in a path")
     is_here = Path(sys.prefix, "bin", "python").exists() and PYXIS not in of_srun
     return {"CIFAR_DIST_HOME": str(CHECKOUT), **({_VENV: sys.prefix} if is_here else {}), **own}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from cifar_dist.slurm.options import Options
 from cifar_dist.slurm.preflight import RESUME
 
 TEMPLATE: Final = sbatch.SCRIPTS / "train.sbatch"
+
+_LAST_OWN: Final = "--chdir="  # of a job script; the options that follow it were typed
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,14 @@ class Submission:
 
     @classmethod
     def of_run(cls, run: str, settings: Sequence[str], options: Options) -> Submission:
-        """Describe a job that continues a run.
+        """Describe a job that continues a run; without options, with those of its last job.
 
         Raises:
             UserError: it does not exist, or a setting is refused.
         """
-        return cls(resumed_config(find_run(run), settings), list(settings), options)
+        folder = find_run(run)
+        config = resumed_config(folder, settings)
+        return cls(config, list(settings), options if options.typed else _last_options(folder))
 
     @property
     def folder(self) -> RunFolder:
@@ -107,7 +112,7 @@ class Submission:
     def _own_options(self) -> list[str]:
         return [
             f"--job-name={shlex.quote(self.config.run.name)}",
-            f"--chdir={quoted(Path.cwd())}",  # paths in the config are relative to it
+            f"{_LAST_OWN}{quoted(Path.cwd())}",  # paths in the config are relative to it
             *self.options.sbatch,
         ]
 
@@ -160,6 +165,24 @@ class Submission:
         unfresh = config.with_run(fresh=False)  # this command has created the folder
         open_folder(folder, unfresh if self.is_new else config, Manifest.load(config.data.path))
         write_atomic(folder.config, to_toml(unfresh))
+
+
+def _last_options(folder: RunFolder) -> Options:
+    """Return the options that were typed when a run was submitted last; none for one that was not.
+
+    The jobs that it depended on are of the past.
+    """
+    if not folder.job_script.is_file():
+        return Options([], [])
+    script = folder.job_script.read_text(encoding="utf-8")
+    _, _, typed = script.partition(f"\n#SBATCH {_LAST_OWN}")
+    lines = re.findall(r"^#SBATCH (.*)$", typed, re.M)
+    exports = re.findall(rf"^export {sbatch.SRUN_OPTIONS}=(.*)$", typed, re.M)
+    of_site = os.environ.get(sbatch.SRUN_OPTIONS, "").split()  # added to each script
+    of_srun = [word for export in exports for words in shlex.split(export) for word in words.split()]
+    words = [word for line in lines for word in shlex.split(line, comments=True)]
+    words += [word for word in of_srun if word not in of_site]
+    return Options.parse(words).without("-d", "--dependency")
 
 
 def _free_run_name(config: Config) -> str:

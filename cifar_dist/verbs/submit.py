@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from cifar_dist.config.overrides import split_settings
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.terminal.notice import notice
 from cifar_dist.verbs.arguments import RECIPE_NAME, Name
 from cifar_dist.verbs.loading import loading
 
@@ -51,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError("name the run: cifar-dist submit resume RUN [sbatch options]")
         job_words.insert(1, words[0])
         submission = Submission.of_run(words[0], settings, Options.of_one_run(words[1:], os.environ))
+        if len(words) == 1 and submission.options.typed:
+            notice(f"with the options of its last job: {submission.options.typed}")
     else:
         submission = Submission.of_recipe(arguments.recipe, settings, Options.of_one_run(words, os.environ))
     config, path = submission.config, submission.folder.path

@@ -337,6 +337,35 @@ def test_of_two_submissions_at_once_the_second_is_refused(
     assert "fresh = false\n" in first.folder.config.read_text()
 
 
+def test_a_resumed_run_keeps_the_options_of_its_last_job(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without its GPUs, the job would train on a CPU."""
+    monkeypatch.chdir(tiny.parent)
+    (tmp_path / "sbatch").write_text("#!/bin/sh\necho 7\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CIFAR_DIST_SRUN_OPTIONS", "--cpu-bind=none")
+    kept = ["--gres=gpu:4", "-c", "16", "--comment=two words", "--container-image=a#b"]
+    assert cli.run(["submit", str(tiny), "--run.name", "it", *kept, "--dependency=afterok:6"]) == 0
+    script = RunFolder(tiny.parent / "runs" / "it").job_script
+    for _ in range(2):
+        capsys.readouterr()
+        assert cli.run(["submit", "resume", "it", "--train.epochs", "3"]) == 0
+        says = "with the options of its last job: --gres=gpu:4 -c 16 '--comment=two words' '--container-image=a#b'\n"
+        assert says in capsys.readouterr().err
+        text = script.read_text()
+        assert text.count("--gres=gpu:4") == text.count("-c 16") == text.count("#SBATCH '--comment=two words'") == 1
+        assert "export CIFAR_DIST_SRUN_OPTIONS='--cpu-bind=none --container-image=a#b'\n" in text
+        assert "--dependency" not in text
+        assert text.endswith("resume runs/it --train.epochs 3\n")
+    assert cli.run(["submit", "resume", "it", "--gres=gpu:2"]) == 0
+    assert "-c 16" not in script.read_text()
+    assert "--gres=gpu:2" in script.read_text()
+    script.unlink()
+    assert "--gres" not in dry_run("resume", "it"), "a run that was not submitted"
+
+
 @pytest.mark.parametrize("words", [["--comment=a\ntouch x"], ["--comment", "a\nb"]])
 def test_an_option_with_a_line_break_is_refused(tiny: Path, words: list[str]) -> None:
     with pytest.raises(UserError, match=r"has a line break, which .*job\.sbatch cannot hold; remove it"):
