@@ -10,7 +10,7 @@ import re
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -171,6 +171,24 @@ def folder_atomic(target: Path, *, replace: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def write_numbered(target: Path, write: Callable[[Path], None]) -> Path:
+    """Create a folder as :func:`folder_atomic` does, under the first free name; return its path.
+
+    Args:
+        target: path of the folder, see :func:`free_name`.
+        write: writes into the folder whose path it is given; again if another process has taken the name meanwhile.
+    """
+    while True:
+        numbered = free_name(target)
+        try:
+            with folder_atomic(numbered) as folder:
+                write(folder)
+            return numbered
+        except OSError:
+            if not numbered.exists():
+                raise
 
 
 def _copy_permissions(source: Path, target: Path) -> None:

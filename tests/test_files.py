@@ -27,6 +27,7 @@ from cifar_dist.files import (
     naming,
     sha256,
     write_atomic,
+    write_numbered,
     write_output,
 )
 
@@ -239,6 +240,24 @@ def test_free_name_counts_up(tmp_path: Path) -> None:
             yield path.name
 
     assert list(names()) == ["it.damaged", "it.damaged-2", "it.damaged-3"]
+
+
+def test_a_folder_whose_name_is_taken_while_it_is_written_gets_the_next(tmp_path: Path) -> None:
+    """Two evaluations of one run may end in the same second."""
+    target = tmp_path / "it"
+
+    def write(folder: Path) -> None:
+        (folder / "own").touch()
+        if not target.exists():
+            target.mkdir()
+            (target / "of another process").touch()
+
+    assert write_numbered(target, write) == tmp_path / "it-2"
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        *("it", "it-2", "it-2/own", "it/of another process")
+    ]
+    with pytest.raises(FileNotFoundError):
+        write_numbered(target, lambda folder: (folder / "no" / "folder").touch())
 
 
 @pytest.mark.parametrize("size", [0, 1, 100_000])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cifar_dist.config import Config
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.same_dataset import open_dataset
 from cifar_dist.doctor.clocks import compare_clocks
 from cifar_dist.doctor.dataset import describe_batches, describe_data, describe_network
 from cifar_dist.doctor.finding import Finding, Verdict, until_error
@@ -16,7 +17,7 @@ from cifar_dist.doctor.trial import try_run
 from cifar_dist.launch.launched import machine_name
 from cifar_dist.tracking.environment import describe
 from cifar_dist.training.requirements import check_evaluations
-from cifar_dist.training.setup import build_setup, open_dataset
+from cifar_dist.training.setup import build_setup
 
 
 def examine(config: Config | None, engine: Engine) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ import numpy as np
 from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.evaluation.labels_csv import write_submission
 from cifar_dist.evaluation.predict import Predictions
-from cifar_dist.files import folder_atomic, free_name, write_sums
+from cifar_dist.files import write_numbered, write_sums
 from cifar_dist.run_folder import EvaluationFolder, EvaluationSummary
 
 
@@ -37,8 +37,8 @@ def write_evaluation(
         weights: the evaluated file, whose suffix the copy gets.
         labels: predicted class of each sample, as the CSV names it.
     """
-    target = free_name(parent / EvaluationFolder.name_of(summary, datetime.now(UTC)))
-    with folder_atomic(target) as temporary:
+
+    def write(temporary: Path) -> None:
         folder = EvaluationFolder(temporary)
         write_submission(folder.submission, ids, labels)
         arrays = {"ids": np.asarray(ids), "probabilities": predictions.probabilities.numpy()}
@@ -49,4 +49,5 @@ def write_evaluation(
         folder.summary.write_text(summary.to_json(), encoding="utf-8")
         weights.write(folder.weights.with_suffix(weights.suffix))
         write_sums(temporary)
-    return target
+
+    return write_numbered(parent / EvaluationFolder.name_of(summary, datetime.now(UTC)), write)

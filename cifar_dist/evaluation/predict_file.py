@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -30,6 +31,7 @@ from cifar_dist.data.memory import require_memory_for_images
 from cifar_dist.data.raw import resize_images
 from cifar_dist.data.unlabelled import Unlabelled, read_unlabelled
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.same_dataset import check_same_images
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.evaluation.labels_csv import (
     Labels,
@@ -55,11 +57,13 @@ class ImagesToPredict(NamedTuple):
         stream: returns them by position.
         ids: ID of each.
         notes: what was passed over or changed when they were read, one line each.
+        hashed: returns a hash of the images, without their IDs.
     """
 
     stream: Stream
     ids: list[int] | list[str]
     notes: list[str]
+    hashed: Callable[[], str]
 
 
 class NamedImages(NamedTuple):
@@ -99,9 +103,11 @@ def predict_file(
         UserError: a source that cannot be read, has another image shape or repeats an ID, or ``out`` is not writable.
     """
     model, ranks = load_model(engine, trained), engine.ranks
-    stream, ids, notes = ranks.run_on_all(
+    stream, ids, notes, hashed = ranks.run_on_all(
         lambda: open_images_to_predict(ranks.device, trained, source, show=ranks.is_main)
     )
+    if ranks.world_size > 1:
+        check_same_images(_hash(f"{hashed()} {ids}".encode()), source, ranks)
     if ranks.is_main:
         print_notes(notes)
     predictor = Predictor(ranks.device, trained.config, trained.trained_on)
@@ -146,7 +152,7 @@ def open_images_to_predict(
     def stream(requests: Sequence[Tensor]) -> Iterator[Tensor]:
         return (pixels[wanted].to(device) for wanted in requests)
 
-    return ImagesToPredict(stream, ids, notes)
+    return ImagesToPredict(stream, ids, notes, lambda: _hash(images.data))
 
 
 def _open_packed(device: torch.device, trained: Trained, data: Manifest) -> ImagesToPredict:
@@ -158,7 +164,12 @@ def _open_packed(device: torch.device, trained: Trained, data: Manifest) -> Imag
             remedy = f"predict another split with: cifar-dist evaluate {run} --data {quoted(data.root)} --split {split}"
         raise UserError(f"{data.root} has no split 'test' to predict, but {', '.join(data.splits)}; {remedy}")
     require_packed_shape(data, trained.trained_on)
-    return ImagesToPredict(Images(data, "test", trained.config.data, device).stream, sample_ids(data, "test"), [])
+    stream = Images(data, "test", trained.config.data, device).stream
+    return ImagesToPredict(stream, sample_ids(data, "test"), [], lambda: data.fingerprint)
+
+
+def _hash(content: bytes | memoryview) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _can_evaluate(data: Manifest, split: str, trained_on: Manifest) -> bool:

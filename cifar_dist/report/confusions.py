@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.formatting import counted, percent
-from cifar_dist.report.evaluation import CELL, FULL_CELL, NAMED_CLASSES, confusion_matrix
+from cifar_dist.report.evaluation import CELL, FULL_CELL, NAMED_CLASSES
 from cifar_dist.report.evaluation_files import Evaluation, ImageOf
 from cifar_dist.report.page import escape, png_url
 
@@ -102,21 +102,19 @@ def explore_confusions(evaluation: Evaluation, labels: NDArray[np.int64], image_
 def _choose(evaluation: Evaluation, labels: NDArray[np.int64], name: str) -> Iterator[_Gallery]:
     """Choose the images: confusions, the most frequent ones and most confident images first; then barely right ones."""
     classes = evaluation.probabilities.shape[1]
-    matrix = confusion_matrix(labels, evaluation.predicted, classes)
-    wrong = matrix - np.diag(np.diag(matrix))
-    pairs = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
-    if classes > NAMED_CLASSES:
-        pairs = pairs[:_PAIRS]
-    most = _most_each(wrong.flat[pairs].tolist())
     cells = labels * classes + evaluation.predicted
-    for pair in pairs.tolist():
+    is_right = evaluation.predicted == labels
+    pairs, counts = np.unique(cells[~is_right], return_counts=True)
+    order = np.argsort(-counts, kind="stable")[: _PAIRS if classes > NAMED_CLASSES else None]
+    most = _most_each(counts[order].tolist())
+    for pair in pairs[order].tolist():
         true, predicted = divmod(pair, classes)
         samples = np.flatnonzero(cells == pair)
         order = np.argsort(-evaluation.confidence[samples], kind="stable")[:most]
         yield _Gallery(f"{name}-{true}-{predicted}", true, predicted, len(samples), samples[order])
     if classes > NAMED_CLASSES:
         return
-    for label in np.flatnonzero(np.diag(matrix)).tolist():
+    for label in np.unique(labels[is_right]).tolist():
         samples = np.flatnonzero(cells == label * classes + label)
         order = np.argsort(evaluation.confidence[samples], kind="stable")[:_DOUBTFUL]
         yield _Gallery(f"{name}-{label}-{label}", label, label, len(samples), samples[order])

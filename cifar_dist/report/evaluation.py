@@ -24,6 +24,8 @@ FULL_CELL = 0.73
 """Share of a row from which the number of a cell on paper is white: below, black has more contrast."""
 NAMED_CLASSES = 30
 """With more classes, the names and numbers of a matrix would be illegible."""
+_MOST_CELLS = 1000
+"""Of a side of the matrix, which has fewer pixels on paper; of more classes, neighbours share a cell."""
 
 
 def draw_evaluation(evaluation: Evaluation, image_of: ImageOf | None = None) -> list[Path]:
@@ -56,7 +58,8 @@ def _confusion(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) ->
     from matplotlib.colors import LinearSegmentedColormap
 
     classes = evaluation.probabilities.shape[1]
-    matrix = confusion_matrix(labels, evaluation.predicted, classes)
+    cells = min(classes, _MOST_CELLS)
+    matrix = confusion_matrix(labels * cells // classes, evaluation.predicted * cells // classes, cells)
     share = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
     named = classes <= NAMED_CLASSES
     side = min(9.0, 2.6 + 0.52 * classes)
@@ -89,9 +92,10 @@ def _confusion(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) ->
 def _per_class(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) -> Path:
     classes = evaluation.probabilities.shape[1]
     right = evaluation.predicted == labels
-    known = [label for label in range(classes) if bool((labels == label).any())]
-    accuracy = {label: 100 * float(right[labels == label].mean()) for label in known}
-    order = sorted(known, key=lambda label: accuracy[label])
+    counts, rights = (np.bincount(found, minlength=classes) for found in (labels, labels[right]))
+    known = np.flatnonzero(counts).tolist()
+    accuracy = 100 * rights / np.maximum(1, counts)
+    order = sorted(known, key=lambda label: float(accuracy[label]))
     if len(order) > NAMED_CLASSES:
         order = [*order[: NAMED_CLASSES // 2], *order[-NAMED_CLASSES // 2 :]]
     with figure(path, 8, 1.4 + 0.3 * len(order)) as drawing:
@@ -99,7 +103,7 @@ def _per_class(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) ->
         mean = float(right.mean())
         which = "" if len(order) == len(known) else ", worst and best"
         axes.set_title(f"Accuracy per class{which}, and of all images: {percent(mean, 1)}")
-        values = [accuracy[label] for label in order]
+        values = [float(accuracy[label]) for label in order]
         axes.axvline(100 * mean, color=GREY, linewidth=1, linestyle=(0, (2, 2)))
         # Dots and not bars, whose lengths would lie on an axis that does not begin at 0.
         axes.scatter(values, range(len(order)), c=[ORANGE if v < 100 * mean else BLUE for v in values], s=60, zorder=3)

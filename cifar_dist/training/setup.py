@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -20,9 +19,8 @@ from cifar_dist.data.randomness import seed_generators
 from cifar_dist.data.static_mix import StaticMix
 from cifar_dist.distributed.compiled_code import keep_compiled_code
 from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.distributed.same_dataset import open_dataset
 from cifar_dist.distributed.sync_batchnorm import check_batch_norms, synchronise_batch_norms
-from cifar_dist.errors import UserError
-from cifar_dist.launch.launched import machine_name
 from cifar_dist.models import transfer
 from cifar_dist.optim.learning_rate import learning_rate
 from cifar_dist.optim.optimizers import build_optimizer
@@ -95,26 +93,6 @@ class TrainingSetup:
         return learning_rate(
             config.schedule, config.optim.lr, step, steps_per_epoch=self.steps_per_epoch, epochs=config.train.epochs
         )
-
-
-def open_dataset(path: str, ranks: Ranks) -> Manifest:
-    """Read the dataset as rank 0 knows it, at the path of this process. Collective.
-
-    Raises:
-        UserError: there is none, or a machine has a copy of another one, in which rank 0's offsets lead elsewhere.
-    """
-    manifest = ranks.run_on_main(lambda: Manifest.load(path))
-
-    def compare() -> None:
-        own = Manifest.load(path).fingerprint
-        if own != manifest.fingerprint:
-            raise UserError(
-                f"{path} on {machine_name()} is not the dataset of rank 0 ({own}, there {manifest.fingerprint}); "
-                "copy that one to every machine"
-            )
-
-    ranks.run_on_all(compare if ranks.first_of_node and not ranks.is_main else lambda: None)
-    return replace(manifest, root=Path(path))
 
 
 def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:

@@ -30,6 +30,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.data.manifest import Manifest
+        from cifar_dist.distributed.same_dataset import open_dataset
         from cifar_dist.distributed.start import start_engine
         from cifar_dist.distributed.stop_signals import StopSignals
         from cifar_dist.evaluation.evaluate import evaluate
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     if split not in data.splits:
         raise UserError(f"{data.root} has no split '{split}'; use --split {' or '.join(data.splits)}")
     with StopSignals() as signals, start_engine(trained.config, signals, trains=False) as engine:
-        trained = agree_on_weights(trained, engine.ranks)
+        trained, data = agree_on_weights(trained, engine.ranks), open_dataset(data.root, engine.ranks)
         folder, summary = evaluate(
             load_model(engine, trained),
             trained.config,

@@ -36,18 +36,19 @@ def test_the_last_bar_of_the_time_is_of_fewer_epochs_and_as_high(tmp_path: Path)
     assert np.ptp(heights[stands]) <= 2
 
 
-def test_a_hundred_classes_can_be_drawn(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("classes", "samples"), [(100, 2000), (30_000, 50)])
+def test_many_classes_can_be_drawn(tmp_path: Path, classes: int, samples: int) -> None:
     rng = np.random.default_rng(0)
-    labels = torch.from_numpy(rng.integers(0, 100, 2000))
-    logits = torch.from_numpy(rng.normal(size=(2000, 100)).astype(np.float32))
+    labels = torch.from_numpy(rng.integers(0, classes, samples))
+    logits = torch.from_numpy(rng.normal(size=(samples, classes)).astype(np.float32))
     predictions = Predictions(logits, labels, logits)
     weights = tmp_path / "w"
     weights.write_bytes(b"")
-    names = tuple(f"class-{i}" for i in range(100))
-    summary = EvaluationSummary("r", "final", 1, "test", "d", 2000, names, "0", 0.01, 4.0, None, 1.0, 1, 0.01, 0)
+    names = tuple(f"class-{i}" for i in range(classes))
+    summary = EvaluationSummary("r", "final", 1, "test", "d", samples, names, "0", 0.01, 4.0, None, 1.0, 1, 0.01, 0)
     predicted = predictions.classes.tolist()
     folder = write_evaluation(
-        tmp_path / "evaluations", summary, predictions, range(2000), WeightsCopy([weights]), predicted
+        tmp_path / "evaluations", summary, predictions, range(samples), WeightsCopy([weights]), predicted
     )
     assert len(draw_evaluation(read_evaluation(folder))) == 3
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -100,6 +101,19 @@ def test_of_many_classes_the_most_frequent_confusions_are_listed_and_the_images_
     assert min(page.numbers.values()) > 20
     assert 500 < sum(map(len, page.galleries.values())) <= 600
     assert "class-10" in text
+
+
+def test_memory_does_not_grow_with_the_square_of_the_classes() -> None:
+    """A matrix of 30,000 classes would have 7 GB."""
+    one = evaluation([*range(100), 5], 30_000)
+    tracemalloc.start()
+    try:
+        text = explore_confusions(one, np.array([*range(100), 4]), image_of, "x")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert Explorer(text).numbers == {"x-4-5": 1}
+    assert peak < 50e6
 
 
 def test_many_classes_without_a_mistake_have_no_empty_table() -> None:
