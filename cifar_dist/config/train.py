@@ -35,7 +35,7 @@ class TrainConfig(Section):
     samples with weight 0 fill each batch."""
     parts: int = 0
     """Micro-batches of a global batch, over all processes, summed in one fixed order: the same weights, bit for bit, on
-    any number of processes up to it. 0: one for each process and accumulation step."""
+    any number of processes up to it; on GPUs with ``deterministic``. 0: one for each process and accumulation step."""
     precision: Literal["no", "auto", "bf16", "fp16", "int8"] = "no"
     """Automatic mixed precision: none, bfloat16, float16 with loss scaling (GPU), or auto: bfloat16 if it is
     faster on the device, else none. int8: as auto, but a CPU with VNNI and without AMX trains wide convolutions in

@@ -94,7 +94,8 @@ class StaticMix:
         others = noise.to(images.device), labels, ids + 1, *self._keys_of(1)
         for expected, found in zip(self._static(*others), compiled(*others), strict=True):
             if not torch.allclose(expected.float(), found.float(), rtol=0, atol=_ALIKE):
-                raise ValueError("a transform computes outside of torch")
+                why = "a transform computes outside of torch, or the compiler errs"
+                raise ValueError(f"compiled, it gives other images: {why}")
 
 
 def compile_static(function: Function, *inputs: Tensor) -> Function:

@@ -44,6 +44,7 @@ class DeepSpeedZero(Engine):
     shards = "optimizer state, and with ZeRO-2 gradients"
     stages: ClassVar[tuple[int, ...]] = (1, 2)
     description = "DeepSpeed ZeRO-1 or ZeRO-2"
+    has_other_groups = True  # DeepSpeed's own
 
     def __init__(self, config: Config, *, cpu: bool) -> None:
         if cpu:

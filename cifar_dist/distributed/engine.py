@@ -98,6 +98,7 @@ class Engine(ABC):
         limits: what this engine cannot do.
         shards: of what a process holds a part only, for a reader.
         updates_on_cpu: whether the optimizer computes there, wherever the network does.
+        has_other_groups: see :class:`~cifar_dist.distributed.ranks.Ranks`.
         kind: its short name in messages, for example ``ddp``.
         description: its name for a reader, for example ``DDP``.
         precision: what all processes compute in.
@@ -111,6 +112,7 @@ class Engine(ABC):
     limits: ClassVar[tuple[Limit, ...]] = (NO_PARTS, DDP_COMPRESSES)
     shards: ClassVar[str] = "nothing"
     updates_on_cpu = False
+    has_other_groups: ClassVar[bool] = False
     kind: str
     description: str
     signals: StopSignals
@@ -123,7 +125,11 @@ class Engine(ABC):
         place = self.accelerator
         self._scaler_at_start = place.scaler.state_dict() if place.scaler is not None else {}
         self.ranks = Ranks(
-            place.process_index, place.num_processes, place.device, first_of_node=place.is_local_main_process
+            place.process_index,
+            place.num_processes,
+            place.device,
+            first_of_node=place.is_local_main_process,
+            has_other_groups=self.has_other_groups,
         )
         self._check_processes()
 

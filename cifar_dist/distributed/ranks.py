@@ -44,11 +44,20 @@ class Ranks:
         rank, world_size: of this process; rank 0 is the main one.
         device: where this process computes.
         first_of_node: whether it is the first process on its machine.
+        has_other_groups: whether they also exchange over other process groups than the default one.
     """
 
-    def __init__(self, rank: int, world_size: int, device: torch.device, *, first_of_node: bool) -> None:
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        *,
+        first_of_node: bool,
+        has_other_groups: bool = False,
+    ) -> None:
         self.rank, self.world_size, self.device = rank, world_size, device
-        self.first_of_node = first_of_node
+        self.first_of_node, self.has_other_groups = first_of_node, has_other_groups
 
     @cached_property
     def _reading(self) -> torch.cuda.Stream:
@@ -65,6 +74,8 @@ class Ranks:
         work = dist.all_reduce(values, op=dist.ReduceOp.MAX, async_op=True)
         if values.device.type == "cpu":
             return PendingValues(values, work)
+        if self.has_other_groups:
+            work.wait()  # the next step, too: exchanges of two groups at once may block each other in NCCL
         with torch.cuda.stream(self._reading):
             work.wait()  # with NCCL, this stream waits, and neither the host nor the stream of the next step
             pending = self.start_reading(values)

@@ -66,9 +66,11 @@ def fill_partition(partition: Tensor, full: Tensor, like: Tensor) -> None:
 
 
 def forget_gathered(tensor: Tensor) -> None:
-    """Free the full copy that ZeRO-3 may keep of ``tensor``: it is gathered again from the shards."""
+    """Free the full copy that ZeRO-3 may keep of ``tensor``: it is gathered again from the shards, as they are now."""
     if hasattr(tensor, "ds_tensor"):
         tensor.partition()  # type: ignore[attr-defined]
+        if torch.cuda.is_initialized():  # it gathers in a stream of its own, which does not wait for what wrote them
+            torch.cuda.current_stream().synchronize()
 
 
 def shard_like(value: Tensor, like: Tensor) -> Tensor:

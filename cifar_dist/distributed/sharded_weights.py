@@ -28,5 +28,3 @@ class ShardedWeights(HeldWeights):
         super().put(values)
         for value in self._state().values():
             forget_gathered(value)
-        if torch.cuda.is_initialized():  # ZeRO-3 gathers in a stream of its own, which does not wait for these writes
-            torch.cuda.current_stream().synchronize()

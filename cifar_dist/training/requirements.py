@@ -107,6 +107,21 @@ def padding_note(config: Config, world_size: int) -> str:
     )
 
 
+def parts_note(config: Config, device: str) -> str:
+    """Say that ``parts`` alone do not give the same bits on a GPU; empty otherwise.
+
+    Args:
+        config: the run.
+        device: type of the device that it computes on.
+    """
+    if not config.train.parts or config.train.deterministic or device != "cuda":
+        return ""
+    return (
+        "train.parts gives the same bits on a GPU only with deterministic kernels; a new run with "
+        "--train.deterministic true has them"
+    )
+
+
 def batch_note(config: Config, samples: int) -> str:
     """Say that a global batch is larger than the training split; empty otherwise."""
     size = config.train.batch_size

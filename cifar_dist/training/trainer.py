@@ -52,6 +52,7 @@ from cifar_dist.training.requirements import (
     check_evaluations,
     evaluation_note,
     padding_note,
+    parts_note,
 )
 from cifar_dist.training.saving import CheckpointSaver
 from cifar_dist.training.setup import build_setup
@@ -438,6 +439,7 @@ class Trainer:
             change_of_processes(self.folder.environment, self.config, self.ranks.world_size, self.step),
             self.engine.precision.advice,
             padding_note(self.config, self.ranks.world_size),
+            parts_note(self.config, self.ranks.device.type),
             batch_note(self.config, len(self.setup.batches.images)),
             average_note(self.config, self.steps_per_epoch, has_begun=self.folder.environment.is_file()),
             evaluation_note(self.config, self.manifest),

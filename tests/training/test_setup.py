@@ -25,6 +25,7 @@ from cifar_dist.training.requirements import (
     check_repeatable,
     check_stages,
     evaluation_note,
+    parts_note,
 )
 from cifar_dist.training.setup import _report_uncompiled, build_setup
 
@@ -180,6 +181,14 @@ def test_a_batch_that_is_larger_than_the_training_split_is_reported() -> None:
     assert batch_note(config, 2000) == ""
     said = "train.batch_size 2,000 is more than the 120 training samples: each epoch is one step on all"
     assert batch_note(config, 120) == said
+
+
+def test_parts_on_a_gpu_without_deterministic_kernels_are_noted() -> None:
+    config = Config(train=TrainConfig(parts=2))
+    assert "only with deterministic kernels; a new run with --train.deterministic true" in parts_note(config, "cuda")
+    assert parts_note(config, "cpu") == ""
+    assert parts_note(Config(train=TrainConfig(parts=2, deterministic=True)), "cuda") == ""
+    assert parts_note(Config(), "cuda") == ""
 
 
 def test_an_average_that_forgets_too_slowly_or_has_no_update_is_reported(tmp_path: Path) -> None:
