@@ -17,8 +17,11 @@ from cifar_dist.errors import UserError
 
 _OF_A_MACHINE: Final = ("data.path", "train.threads")
 """Settings that may differ: where a machine has its copy of the data, and its threads."""
-_OF_THE_JOB: Final = ("run.seed", "run.stall_timeout", "run.stall_factor", "run.collective_timeout")
-"""What counts of section ``run``: of the rest, only rank 0's is used once the ranks have joined."""
+_OF_THE_JOB: Final = ("run.name", "run.seed", "run.stall_timeout", "run.stall_factor", "run.collective_timeout")
+"""What counts of section ``run``: of the rest, only rank 0's is used once the ranks have joined.
+
+With another name, a machine that joins an elastic job and becomes rank 0 would begin another run.
+"""
 
 
 def check_same_settings(config: Config, ranks: Ranks) -> None:

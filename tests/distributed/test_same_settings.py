@@ -35,6 +35,7 @@ exit_with(lambda: run(["train", *sys.argv[1:]]))
     [
         ("--optim.lr 0.2", "optim.lr is 0.1 on rank 0 and 0.2 on rank 1"),
         ("--run.seed 7", "run.seed is 0 on rank 0 and 7 on rank 1"),
+        ("--run.name other", "run.name is demo on rank 0 and other on rank 1"),
         ("--train.max_steps 6", "train.max_steps is 2 on rank 0 and 6 on rank 1"),
         ("--augment.crop.pad 1", "augment.crop.pad is 3 on rank 0 and 1 on rank 1"),
         ("--run.stall_timeout 0", "run.stall_timeout is 300 on rank 0 and 0 on rank 1"),
