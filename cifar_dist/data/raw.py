@@ -18,6 +18,7 @@ from cifar_dist.data.image_files import MAX_SIDE
 from cifar_dist.data.memory import require_memory_for_images
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some
+from cifar_dist.launch.launched import local_processes
 
 SPLITS = ("train", "val", "test")
 SPLIT_WORDS: Final = {
@@ -185,7 +186,8 @@ def as_images(value: object, where: str) -> NDArray[np.uint8]:
         where: prefix of error messages.
 
     Raises:
-        UserError: ``value`` is anything else, or has no samples.
+        UserError: ``value`` is anything else, has no samples, or does not fit in the memory of each process of this
+            machine beside the file: grey images take three times their size.
     """
     if not isinstance(value, np.ndarray) or value.dtype != np.uint8:
         what = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
@@ -197,9 +199,9 @@ def as_images(value: object, where: str) -> NDArray[np.uint8]:
         case (_, pixels) if side and pixels == 3 * side * side:
             value = value.reshape(-1, 3, side, side).transpose(0, 2, 3, 1)
         case (_, _, _) if not _conversion(value.shape):
-            value = np.repeat(value[..., None], 3, axis=3)
+            value = np.broadcast_to(value[..., None], (*value.shape, 3))
         case (_, _, _, 1):
-            value = np.repeat(value, 3, axis=3)
+            value = np.broadcast_to(value, (*value.shape[:3], 3))
         case (_, _, _, 3):
             pass
         case _:
@@ -212,7 +214,10 @@ def as_images(value: object, where: str) -> NDArray[np.uint8]:
         raise UserError(
             f"{where} has shape {value.shape}; expected at least one image, with 1 to {MAX_SIDE} pixels a side"
         )
-    return np.require(value, requirements=["C", "W"])  # torch requires writable memory
+    if not (value.flags.c_contiguous and value.flags.writeable):  # torch requires writable memory
+        remedy = "store fewer or smaller images"
+        require_memory_for_images(where, len(value), value.shape[1:], remedy, copies=local_processes())
+    return np.require(value, requirements=["C", "W"])
 
 
 def _conversion(shape: tuple[int, ...]) -> str:

@@ -12,6 +12,7 @@ from cifar_dist.data import memory, statistics
 from cifar_dist.data.index import index
 from cifar_dist.data.memory import free_memory, require_memory_for_images
 from cifar_dist.data.pack import pack
+from cifar_dist.data.raw import as_images
 from cifar_dist.data.verify import verify
 from cifar_dist.errors import UserError
 
@@ -79,3 +80,28 @@ def test_pack_has_the_images_in_memory_once_and_verify_and_index_a_few(
     images = np.prod((40, 512, 512, 3))
     assert of_pack < 1.5 * images
     assert max(of_verify, of_index) < images / 2
+
+
+@pytest.mark.parametrize("shape", [(40, 256, 256), (40, 256, 256, 1), (40, 256, 256, 3), (40, 3 * 256 * 256)])
+def test_images_of_an_array_are_copied_once(shape: tuple[int, ...]) -> None:
+    stored = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+    stored.flags.writeable = False  # as those of a file
+    tracemalloc.start()
+    try:
+        images = as_images(stored, "x_train")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    if images.size > stored.size:  # grey
+        assert (images == stored.reshape(40, 256, 256, 1)).all()
+    assert peak < 1.1 * images.nbytes
+
+
+@pytest.mark.parametrize(
+    "shape", [(10**7, 1000, 1000), (10**7, 1000, 1000, 1), (10**7, 1000, 1000, 3), (10**7, 3 * 10**6)]
+)
+def test_images_of_an_array_that_do_not_fit_in_memory_are_refused(shape: tuple[int, ...]) -> None:
+    stored = np.broadcast_to(np.zeros(1, np.uint8), shape)
+    expected = r"x_train: 10,000,000 images of 1000x1000 require 27939.7 GiB .*; store fewer or smaller images"
+    with pytest.raises(UserError, match=expected):
+        as_images(stored, "x_train")
