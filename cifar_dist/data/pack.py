@@ -140,6 +140,8 @@ def _require_outside(out: Path, source: Path) -> None:
 def _require_replaceable(out: Path, source: Path) -> None:
     """Refuse to replace anything that ``pack`` did not write, and what the next ``pack`` of ``source`` would read."""
     _require_outside(out, source)
+    if os.path.ismount(out.resolve()):
+        raise UserError(f"{out} is a mount point, which pack cannot replace; name a folder in it")
     parent = next((folder for folder in out.resolve().parents if folder.exists()), out)  # the root has no parent
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         what = "is not a folder" if not parent.is_dir() else "cannot be written to"

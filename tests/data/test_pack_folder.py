@@ -92,6 +92,13 @@ def test_the_working_directory_is_not_replaced(tmp_path: Path, monkeypatch: pyte
         pack_quietly("digits", name)
 
 
+@pytest.mark.parametrize("name", ["/", "link"])
+def test_a_mount_point_is_refused_before_the_source_is_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "link").symlink_to("/")
+    with pytest.raises(UserError, match=f"{name} is a mount point, which pack cannot replace; name a folder in it"):
+        pack_quietly(tmp_path / "not-opened.npz", tmp_path / name)
+
+
 def test_a_link_to_a_folder_remains_a_link(tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "scratch")
