@@ -17,7 +17,7 @@ from cifar_dist.formatting import csv_text
 Labels = Literal["auto", "name", "index"]
 """How a class is written; ``auto``: by name if the run's classes are the names of folders, else by index."""
 
-_OF_PACK = re.compile(r"-\d{7,18}|\d{8,19}")  # an int64 of at least eight characters
+_OF_PACK = re.compile(r"-\d{7,19}|\d{8,19}")  # an int64 of at least eight characters
 _LONGEST_NUMBER = 18  # digits; more may not fit an int64
 
 

@@ -8,6 +8,7 @@ import pickle
 import random
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -90,12 +91,16 @@ def test_cifar_classes_are_numbers_unless_names_are_requested(digits: Path) -> N
     assert class_labels(packed, [3], "name") == [packed.classes[3]]
 
 
-def test_the_ids_of_a_pickle_are_the_same_with_and_without_packing(tmp_path: Path) -> None:
-    images = np.zeros((3, 8, 8, 3), np.uint8)
-    ids = [-1, 5, 10**18 + 3]
-    (tmp_path / "own.pkl").write_bytes(pickle.dumps({"data": images, "ids": np.array(ids)}))
-    pack(str(tmp_path / "own.pkl"), tmp_path / "own", show=False)
-    assert sorted(sample_ids(Manifest.load(tmp_path / "own"), "test")) == sorted(ids)
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=4, unique=True))
+@example([-1, 5, 10**18 + 3])
+@example([5, -(2**63), 2**63 - 1])
+def test_the_ids_of_a_pickle_are_the_same_with_and_without_packing(ids: list[int]) -> None:
+    with TemporaryDirectory() as folder:
+        source, out = Path(folder, "own.pkl"), Path(folder, "own")
+        source.write_bytes(pickle.dumps({"data": np.zeros((len(ids), 8, 8, 3), np.uint8), "ids": np.array(ids)}))
+        pack(source, out, show=False)
+        assert sample_ids(Manifest.load(out), "test") == ids
 
 
 def test_one_row_per_id_in_the_order_given(tmp_path: Path) -> None:
