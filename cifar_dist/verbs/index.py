@@ -6,6 +6,7 @@ import argparse
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_dist.errors import UserError, printable
@@ -15,8 +16,11 @@ from cifar_dist.verbs.loading import loading
 
 HELP = "write a manifest for existing WebDataset tars"
 COLLECTIVE = False
-_NUMBERED = re.compile(r"\d+(\s*[,;:\t]\s*|\s+)\S.*|.*\S\s*[,;:\t]\s*\d+")
-"""A line with a class number beside the name, or the name beside it."""
+_NUMBERED = (
+    re.compile(r"(?P<number>\d{1,9})(\s*[,;:\t]\s*|\s+)(?P<name>\S.*)"),
+    re.compile(r"(?P<name>.*\S)\s*[,;:\t]\s*(?P<number>\d{1,9})"),
+)
+"""A line with a number before what may be the name of a class, and one with the number behind it."""
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -50,11 +54,19 @@ def _read_class_names(path: Path) -> list[str]:
     names = [unicodedata.normalize("NFC", line.strip()) for line in lines if line.strip()]
     if not names:
         raise UserError(f"{path} names no class; {remedy}")
-    numbered = [line for line in names if _NUMBERED.fullmatch(line)]
-    has_header = len(numbered) == len(names) - 1 and re.search(r"[,;:\t]", names[0])
-    if numbered and (len(numbered) == len(names) or has_header):
-        raise UserError(f"{path} has numbers beside the names, as in '{numbered[0]}'; {remedy}")
+    for pattern in _NUMBERED:
+        numbered = [found for line in names if (found := pattern.fullmatch(line))]
+        has_header = len(numbered) == len(names) - 1 and re.search(r"[,;:\t]", names[0])
+        if numbered and (len(numbered) == len(names) or has_header) and _are_numbered(numbered):
+            raise UserError(f"{path} has numbers beside the names, as in '{numbered[0][0]}'; {remedy}")
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise UserError(f"{path} names the class '{twice[0]}' twice; give each class its own name")
     return names
+
+
+def _are_numbered(lines: Sequence[re.Match[str]]) -> bool:
+    """Whether the numbers in lines are those of classes, from 0 or 1, and not parts of names such as ``5 cent``."""
+    numbers, names = sorted(int(line["number"]) for line in lines), {line["name"] for line in lines}
+    # The numbers 1 to 5 of "1 star", "2 stars" to "5 stars" are parts of names, which are equal without them.
+    return len(names) == len(lines) and numbers in ([*range(len(lines))], [*range(1, len(lines) + 1)])

@@ -179,6 +179,9 @@ def test_a_file_of_class_names(tmp_path: Path) -> None:
     names.write_text("tea\ncoffee\ntea\n")
     with pytest.raises(UserError, match="names the class 'tea' twice"):
         cli.run(["index", str(tmp_path / "tars"), "--classes", str(names)])
+    names.write_text("cat, grey\n")
+    with pytest.raises(UserError, match="contains the label 1, but --classes names only 1 classes"):
+        cli.run(["index", str(tmp_path / "tars"), "--classes", str(names)])
 
 
 @pytest.mark.parametrize(
@@ -190,10 +193,17 @@ def test_a_file_of_class_names(tmp_path: Path) -> None:
         ("a.txt", "0 cat\n1 dog\n", "has numbers beside the names, as in '0 cat'"),
         ("a.txt", "0: cat\n1: dog\n", "has numbers beside the names"),
         ("a.txt", "name\tid\ncat\t0\ndog\t1\n", "has numbers beside the names, as in 'cat\\t0'"),
+        ("a.txt", "2 dog\n1 cat\n", "has numbers beside the names, as in '2 dog'"),
+        ("a.txt", "5 cent,0\n1 euro,1\n", "has numbers beside the names, as in '5 cent,0'"),
         ("a.txt", " \n\n", "a.txt names no class; "),
         ("a.txt", "001.Albatross\n3 dogs\n", ""),
         ("a.txt", "big cat\n7up\n", ""),
         ("a.txt", "2 doors\ncat, grey\n", ""),
+        ("a.txt", "1 cent\n2 cent\n5 cent\n", ""),
+        ("a.txt", "1 cent\n2 cent\n", ""),
+        ("a.txt", "10 euro\n5 cent\n", ""),
+        ("a.txt", "10:30\n9:45\n", ""),
+        ("a.txt", f"{'9' * 5000} cats\n1 dog\n", ""),
     ],
 )
 def test_a_table_is_no_file_of_class_names(tmp_path: Path, name: str, content: str, says: str) -> None:
