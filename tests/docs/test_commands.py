@@ -74,6 +74,23 @@ def test_the_commands_of_a_page_work(page: Path, digits: Path, all_digits: Path,
         assert accuracy > LEAST, name
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_images_are_sorted_as_a_table_says(tmp_path: Path, delimiter: str) -> None:
+    """The script of docs/data.md passes over rows that say nothing, and prints contradictions."""
+    (script,) = (block.text for block in blocks(ROOT / "docs" / "data.md") if block.file == "sort_images.py")
+    table, images = tmp_path / "labels.csv", tmp_path / "train"
+    rows = 'image,label|1,cat||1.png,cat|2.png,dog|2,cat|3, "n/a"|  |4|5,|6,dog,1|7,dog'.replace(",", delimiter)
+    table.write_text(rows.replace("|", "\n"), encoding="utf-8-sig")
+    images.mkdir()
+    for number in range(1, 7):
+        (images / f"{number}.png").write_bytes(b"")
+    done = subprocess.run([sys.executable, "-c", script, images, table], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "not moved: 2.png has the classes cat, dog\nmoved 3 of 6 files\n"
+    found = sorted(str(path.relative_to(images)) for path in images.rglob("*.png"))
+    assert found == ["2.png", "4.png", "5.png", "cat/1.png", "dog/6.png", "n-a/3.png"]
+
+
 def accuracies(copy: Path) -> dict[str, float]:
     """Return the accuracies of the runs that are not based on the cheap ``demo``, by evaluation.
 
