@@ -116,8 +116,7 @@ class Mirrors:
             failure = thread.failure(_PATIENCE)
             if failure or not has_ended:
                 self._report(name, failure or f"finish within {_CLOSE_SECONDS:.0f} s")
-            else:
-                self._say_address(thread)
+            self._say_address(thread)
         self._running.clear()
 
     def _ask(self, what: str, method: Callable[[Mirror], None]) -> None:

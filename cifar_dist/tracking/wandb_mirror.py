@@ -132,17 +132,26 @@ class WandbMirror:
         self.train_steps([record])
 
     def close(self, status: Status | None) -> None:
-        """Wait a bounded time for uploads; what remains stays in ``wandb/`` for ``wandb sync``."""
+        """Wait a bounded time for uploads; what remains stays in ``wandb/`` for ``wandb sync``.
+
+        Raises:
+            TimeoutError: something remains.
+        """
         run, self._run = self._run, None
         if run is not None:
             if status == "interrupted":
                 run.mark_preempting()
-            run.finish(exit_code=_EXIT_CODE[status])
+            segment = self._folder.wandb / Path(run.dir).parent.name
+            upload = "upload this run to W&B with:", f"{_program()} sync {quoted(segment)}"
+            try:
+                run.finish(exit_code=_EXIT_CODE[status])
+            except TimeoutError:
+                self._address = upload
+                raise TimeoutError(f"not everything was uploaded within {_FINISH_SECONDS} s") from None
             if status is not None:
                 self._keep(replace(self._identity, records=self._sent))
             if self._identity.mode == "offline":
-                segment = self._folder.wandb / Path(run.dir).parent.name
-                self._address = "upload this run to W&B with:", f"{_program()} sync {quoted(segment)}"
+                self._address = upload
         for leftover in self._folder.wandb.glob("tmp*wandb-*"):  # also of a run that could not start
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -216,6 +225,7 @@ def _start(folder: Path, config: Config, facts: RunFacts, this: _Identity, mode:
             console="off",  # do not capture stdout: training.log has the output
             init_timeout=_INIT_SECONDS,
             finish_timeout=_FINISH_SECONDS,
+            finish_timeout_raises=True,  # else a resume would believe that W&B has everything
         ),
     )
     run.define_metric("step")

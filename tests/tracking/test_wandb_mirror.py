@@ -14,11 +14,12 @@ import pytest
 from support.recorded import FACTS, train, val
 from support.running import environment, wait_until
 from support.wandb_offline import segments
+from support.wandb_server import wandb_server
 
 from cifar_dist.config import Config, WandbConfig
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.tracking import metrics
+from cifar_dist.tracking import metrics, wandb_mirror
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirrors import Mirrors, wanted_mirrors
 from cifar_dist.tracking.tracker import Tracker
@@ -265,6 +266,34 @@ def test_an_online_run_receives_again_what_an_earlier_process_may_not_have_sent(
     mirrors.close("finished")
     end_of_process()
     assert [row["step"] for row in segments(tmp_path)[-1].rows] == sent
+
+
+def test_rows_that_could_not_be_uploaded_in_time_are_one_warning_and_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(wandb_mirror, "_FINISH_SECONDS", 1)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    online = Config(tracking=WandbConfig(wandb="online", project="a-project"))
+    with wandb_server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        server.upload_status = 503
+        mirrors = mirrored(tmp_path, online, [], warnings)
+        mirrors.train_steps([train(1), train(2)])
+        mirrors.close("interrupted")
+        end_of_process()
+        one_warning(warnings, "finish")
+        assert "not everything was uploaded within 1 s" in warnings[0]
+        (segment,) = tmp_path.glob("wandb/run-*")
+        assert f"wandb sync {segment}" in capsys.readouterr().out
+
+        server.upload_status = 200
+        mirrors = mirrored(tmp_path, online, [train(1), train(2)], warnings)
+        mirrors.train_steps([train(3)])
+        mirrors.close("finished")
+        end_of_process()
+    assert len(warnings) == 1
+    assert [row["step"] for row in server.rows] == [1, 2, 3]
+    assert _last_process(tmp_path / "wandb.json").records == 3
 
 
 class InMemory:
