@@ -38,7 +38,12 @@ def file_of(spec: str) -> Path | None:
 
 def files_of(config: Config) -> list[Path]:
     """List the files that a config names as ``path/to/file.py:Attribute``, each once."""
-    found = (file_of(text) for text in _texts(to_tree(config)))
+    return files_in(to_tree(config))
+
+
+def files_in(settings: object) -> list[Path]:
+    """List the files that settings name, as :func:`files_of` does."""
+    found = (file_of(text) for text in _texts(settings))
     return list(dict.fromkeys(file for file in found if file is not None))
 
 

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from cifar_dist.config import Config, plugins
+from cifar_dist.config.changes import may_change
 from cifar_dist.config.plugin_copies import INDEX_NAME, PluginCopy, index_of, kept_copies, located, notes_on
+from cifar_dist.config.settings import settings_of
 from cifar_dist.errors import UserError
 from cifar_dist.files import sha256, write_atomic
 
@@ -46,6 +49,19 @@ def keep_copies(folder: Path, config: Config) -> list[str]:
                 f"{folder / before.copy} {folder / copy}"
             )
     return notes
+
+
+def versions_used(folder: Path, config: Config) -> dict[Path, str]:
+    """Return the sha256 of each plug-in file as the run last used it, of those that results depend on.
+
+    Args:
+        folder: the run's ``plugins``; what it does not have is unknown.
+        config: the run's.
+    """
+    kept = {Path(os.path.normpath(copy.file)): copy.sha256 for copy in kept_copies(folder)}
+    decisive = {key: value for key, value in settings_of(config).items() if not may_change(key)}
+    files = [Path(os.path.normpath(file)) for file in plugins.files_in(decisive)]
+    return {file: kept[file] for file in files if file in kept}
 
 
 def _free_name(file: Path, taken: set[str]) -> str:

@@ -11,6 +11,7 @@ from cifar_dist.formatting import markdown_folded
 from cifar_dist.report.overlay import Overlaid, draw_overlay
 from cifar_dist.report.results import Result, data_names, read_result
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder.kept_plugins import versions_used
 from cifar_dist.tracking import metrics
 
 
@@ -38,6 +39,7 @@ class Comparison:
         """
         differ = differences([settings_of(result.config) for result in self.results])
         rows = [[f"`{short_key(key, differ)}`", *values] for key, values in differ.items()]
+        rows += self._plugin_versions()
         data = data_names(self.results)
         is_same_data = len(set(data)) == 1
         rows.append(["data", *data])
@@ -47,6 +49,13 @@ class Comparison:
         rows.append(["on", *(_on(result) for result in self.results)])
         rows = [row for row in rows if any(row[1:])]
         return markdown_folded(["", *self.names], rows, width)
+
+    def _plugin_versions(self) -> list[list[str]]:
+        """Return a row for each plug-in file of which the runs used different versions: the beginnings of checksums."""
+        used = [versions_used(run.plugins, result.config) for run, result in zip(self.runs, self.results, strict=True)]
+        files = dict.fromkeys(file for one in used for file in one)
+        differ = [file for file in files if len({one[file] for one in used if file in one}) > 1]
+        return [[f"`{file.name}`", *(one.get(file, "")[:8] for one in used)] for file in differ]
 
     def draw(self, path: Path) -> Path:
         """Draw loss and accuracy of all runs into one picture; return ``path``."""

@@ -102,7 +102,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
     waiting = [(number, run) for number, run in enumerate(sweep.runs, 1) if not run.folder.is_finished()]
     total = len(sweep.runs)
     say(f"{sweep.name}: {total} runs, {total - len(waiting)} finished before")
-    _report_other_evaluations(sweep)
+    report_other_runs(sweep)
     devices = _visible_gpus() if jobs > 1 else []
     started: list[_Job] = []
     elsewhere: list[tuple[int, Run]] = []  # in use by other processes when they were started
@@ -159,11 +159,18 @@ def _is_settled(run: Run) -> bool:
     return run.folder.is_finished() or run.folder.in_use()
 
 
-def _report_other_evaluations(sweep: Sweep) -> None:
-    """Print one line for each run that was evaluated otherwise than the sweep says, with the way to repeat it."""
+def report_other_runs(sweep: Sweep) -> None:
+    """Print one line for each run whose plug-in has changed since, or that was evaluated otherwise than the sweep says.
+
+    It has the way to repeat that.
+    """
     for run in sweep.runs:
         ending = run.folder.final_evaluation()
-        if ending is not None and (found := run.other_evaluation()):
+        if (plugin := run.other_plugin()) and not run.folder.in_use():
+            so_far = "" if run.folder.is_finished() else " so far, and continues with the one here"
+            again = f"rm -r {quoted(run.folder.path)}"
+            say(f"{run.name} was trained with another {plugin}{so_far}; to train it again, repeat this after: {again}")
+        elif ending is not None and (found := run.other_evaluation()):
             again = f"rm -r {quoted(ending.path)}"
             say(f"{run.name} was evaluated with another {found}; to evaluate it again, repeat this after: {again}")
 

@@ -39,7 +39,9 @@ from cifar_dist.config.tree import Tree, flatten, put
 from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError, nearest, quoted
+from cifar_dist.files import sha256
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder.kept_plugins import versions_used
 from cifar_dist.run_folder.settings import started_settings
 
 SHIPPED = recipe.SHIPPED / "sweeps"
@@ -78,6 +80,11 @@ class Run:
         if not self.folder.config.is_file():
             return None
         return contradiction(started_settings(self.folder), settings_of(self.config))
+
+    def other_plugin(self) -> str:
+        """The name of a plug-in file that has changed since its folder's run last used it; empty for none."""
+        used = versions_used(self.folder.plugins, self.config)
+        return next((file.name for file, version in used.items() if file.is_file() and sha256(file) != version), "")
 
     def other_evaluation(self) -> str:
         """The setting of the evaluation that ended the run and that the sweep has changed since; empty for none."""

@@ -55,7 +55,7 @@ class Line:
             the run (of ``eval.split``).
         seconds: of training.
         runs: how far it is: ``3 of 3``, ``1 of 3, epoch 4 of 34, failed at epoch 2 of 34``, ``not run yet``; and how
-            many of its folders do not count, as they are damaged or of runs with other settings or data.
+            many of its folders do not count, as they are damaged or of runs with other settings, data or plug-ins.
     """
 
     name: str
@@ -154,8 +154,8 @@ def _change(run: Run) -> str:
         return f"another {found[0]}"
     if run.is_on_other_data():
         return "other data"
-    evaluated = run.other_evaluation()
-    return f"another {evaluated}" if evaluated else ""
+    changed = run.other_plugin() or run.other_evaluation()
+    return f"another {changed}" if changed else ""
 
 
 def _progress(runs: int, done: int, begun: Sequence[tuple[Result, State]], others: Sequence[str]) -> str:

@@ -77,13 +77,14 @@ def _submit(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.slurm.options import Options
         from cifar_dist.slurm.sweep_array import submit
-        from cifar_dist.sweeps.runner import check
+        from cifar_dist.sweeps.runner import check, report_other_runs
         from cifar_dist.sweeps.sweep import load
 
     settings, words = split_settings(arguments.settings)
     options = Options.parse(words)
     sweep = load(arguments.file, settings, arguments.seeds)
     check(sweep)
+    report_other_runs(sweep)
     return submit(sweep, options, arguments.jobs)
 
 

@@ -13,6 +13,8 @@ from support.run_folders import cells, write_run
 from cifar_dist import cli
 from cifar_dist.config import Config, ModelConfig, RunConfig, SGDConfig, TrainConfig
 from cifar_dist.errors import UserError
+from cifar_dist.files import sha256
+from cifar_dist.run_folder.kept_plugins import keep_copies
 
 CONFIG = Config(model=ModelConfig("tiny-cnn", {"dropout": 0.1}), train=TrainConfig(epochs=4))
 
@@ -46,6 +48,19 @@ def test_settings_that_differ_then_figures(here: Path, capsys: pytest.CaptureFix
     picture = np.asarray(Image.open("out.png").convert("RGB")).astype(int)
     for colour in ((68, 119, 170), (238, 119, 51)):
         assert (np.abs(picture - colour) < 30).all(axis=2).sum() > 100, "a line of each run"
+
+
+def test_versions_of_a_plug_in_that_differ(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = replace(CONFIG, model=ModelConfig("net.py:net"))
+    for name, net in (("a", "one"), ("b", "one"), ("c", "other")):
+        Path("net.py").write_text(net)
+        keep_copies(write_run(here / "runs" / name, config) / "plugins", config)
+    versions = [sha256(here / "runs" / run / "plugins" / "net.py")[:8] for run in "abc"]
+    assert len(set(versions)) == 2
+    assert cli.run(["runs", "compare", "a", "b", "c"]) == 0
+    assert cells(capsys.readouterr().out)[2] == ["`net.py`", *versions]
+    assert cli.run(["runs", "compare", "a", "b"]) == 0
+    assert "net.py" not in capsys.readouterr().out
 
 
 def test_no_accuracy_is_the_best_among_those_on_other_data(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from cifar_dist.config.overrides import split_settings
 from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder.kept_plugins import keep_copies
 from cifar_dist.sweeps import runner
 from cifar_dist.sweeps.sweep import load
 
@@ -389,3 +390,40 @@ def test_a_run_that_was_evaluated_otherwise_is_not_of_its_row_until_it_is_evalua
     assert said(evaluated)[-1] == "all 1 runs are finished"
     (table,) = spawn([*SWEEP, "table", str(file)])
     assert cells(table.stdout)[2][-1].strip("*") == "1 of 1"
+
+
+NET = """
+from torch import nn
+
+def net(classes, channels):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+"""
+
+
+@pytest.mark.parametrize("action", ["run", "submit"])
+def test_a_run_that_was_trained_with_another_version_of_a_plug_in_is_reported(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], action: str
+) -> None:
+    net = tmp_path / "net.py"
+    net.write_text(NET)
+    file.write_text(f'{file.read_text()}\nmodel.name = "{net}:net"\n')  # of the last row
+    sweep = load(str(file))
+    for run in sweep.runs:
+        write_run(run.folder.path, run.config, test=0.5)
+        shutil.copy(Path(run.config.data.path, "manifest.json"), run.folder.path)
+        keep_copies(run.folder.plugins, run.config)
+    assert verb(action, str(file)) == 0
+    assert "another" not in capsys.readouterr().out
+    net.write_text(f"{NET}\n# edited\n")
+    assert verb(action, str(file)) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "another" in line]
+    says = "was trained with another net.py; to train it again, repeat this after: rm -r"
+    folder = sweep.runs[-1].folder
+    assert line == f"sweep: three.diverges-too.s0 {says} {folder.path}"
+    shutil.rmtree(folder.evaluations)
+    runner.report_other_runs(sweep)
+    assert "another net.py so far, and continues with the one here; to train it" in capsys.readouterr().out
+    training = RunFolder(folder.path)
+    training.lock()
+    runner.report_other_runs(sweep)
+    assert capsys.readouterr().out == "", "it trains now, with what it began with"

@@ -21,6 +21,7 @@ from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
 from cifar_dist.report.sweep_rows import Compared, draw_comparison
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder.kept_plugins import keep_copies
 from cifar_dist.sweeps.sweep import Run, load
 from cifar_dist.sweeps.table import Spread, Table
 from cifar_dist.tracking import timeline
@@ -93,6 +94,28 @@ def test_a_run_on_other_data_is_not_of_its_row(file: str, digits: Path, tmp_path
     _, _, line, *_ = cells(Table(load(file, words, 2)).markdown())
     assert line[-1].strip("*") == "1 of 2, 1 with other data"
     assert "**80.00**" in line
+
+
+def test_a_run_with_another_version_of_a_plug_in_is_not_of_its_row(file: str) -> None:
+    Path("net.py").write_text("one")
+    Path("mirror.py").write_text("one")
+    words = ["--model.name", "./net.py:net", "--tracking.mirrors", '["mirror.py:Mirror"]']
+    before, resumed, _ = load(file, words).rows[0].runs
+    for run in (before, resumed):
+        write(run, val=0.8, test=0.7)
+        keep_copies(run.folder.plugins, run.config)
+
+    def progress() -> str:
+        return Table(load(file, words)).lines[0].runs
+
+    Path("mirror.py").write_text("other")
+    assert progress() == "2 of 3", "no result depends on a mirror"
+    Path("net.py").write_text("other")
+    assert progress() == "0 of 3, 2 with another net.py"
+    keep_copies(resumed.folder.plugins, resumed.config)
+    assert progress() == "1 of 3, 1 with another net.py"
+    Path("net.py").unlink()
+    assert progress() == "2 of 3", "which version the row has is unknown"
 
 
 @pytest.mark.parametrize(("transforms", "recorded"), [("[]", "0"), ('[{ name = "flip" }]', "mirror")])
