@@ -99,6 +99,7 @@ def evaluate(
         tta_images=predictions.viewed if tta != "0" else 0,
         fingerprint=data.fingerprint,
         split_fingerprint=data.split_fingerprint(split),
+        tta_below=config.eval.tta_below,
     )
     record(summary)
     ids = sample_ids(data, split)

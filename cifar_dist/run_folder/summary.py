@@ -29,6 +29,7 @@ class EvaluationSummary:
         tta_images: number of images that got all views, see ``eval.tta_below``; None: of all.
         fingerprint, split_fingerprint: of the data, and of what its manifest says of the split; empty in evaluations
             of earlier versions.
+        tta_below: which images got all views, see ``eval.tta_below``; None in evaluations of earlier versions.
     """
 
     run: str = ""
@@ -48,6 +49,7 @@ class EvaluationSummary:
     tta_images: int | None = None
     fingerprint: str = ""
     split_fingerprint: str = ""
+    tta_below: float | None = None
 
     @property
     def views(self) -> str:

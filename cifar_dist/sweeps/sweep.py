@@ -93,7 +93,10 @@ class Run:
             return ""
         if summary.split not in ("", self.config.eval.split):
             return "eval.split"
-        return "eval.tta" if summary.tta not in ("", self.config.distinct_tta) else ""  # as evaluate records it
+        if summary.tta not in ("", self.config.distinct_tta):  # as evaluate records it
+            return "eval.tta"
+        has_threshold = summary.tta != "0" and summary.tta_below is not None
+        return "eval.tta_below" if has_threshold and summary.tta_below != self.config.eval.tta_below else ""
 
     def is_on_other_data(self) -> bool:
         """Whether its folder is of a run on other data than ``data.path`` has; False where that is unknown.

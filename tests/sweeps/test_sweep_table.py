@@ -17,6 +17,7 @@ from PIL import Image
 from support.run_folders import cells, write_run
 
 from cifar_dist import cli
+from cifar_dist.config.tree import to_toml
 from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
 from cifar_dist.report.sweep_rows import Compared, draw_comparison
@@ -116,6 +117,22 @@ def test_a_run_with_another_version_of_a_plug_in_is_not_of_its_row(file: str) ->
     assert progress() == "1 of 3, 1 with another net.py"
     Path("net.py").unlink()
     assert progress() == "2 of 3", "which version the row has is unknown"
+
+
+def test_a_run_whose_views_went_to_other_images_is_not_of_its_row(file: str) -> None:
+    (run,) = load(file, [], 1).rows[0].runs
+    write(run, val=0.8, test=0.9)
+    evaluation = run.folder.final_evaluation()
+    assert evaluation is not None
+    words = ["--eval.tta_below", "0.5"]
+    assert Table(load(file, words, 1)).lines[0].runs == "1 of 1", "earlier versions did not record it"
+    of_all = evaluation.summary.read_text().replace("{", '{"tta_below": 1.0, ', 1)
+    evaluation.summary.write_text(of_all)
+    assert Table(load(file, words, 1)).lines[0].runs == "0 of 1, 1 with another eval.tta_below"
+    evaluation.summary.write_text(of_all.replace("mirror", "0"))
+    words += ["--augment.transforms", "[]", "--eval.tta", "8"]
+    run.folder.config.write_text(to_toml(load(file, words, 1).rows[0].runs[0].config))
+    assert Table(load(file, words, 1)).lines[0].runs == "1 of 1", "all images have one view"
 
 
 @pytest.mark.parametrize(("transforms", "recorded"), [("[]", "0"), ('[{ name = "flip" }]', "mirror")])

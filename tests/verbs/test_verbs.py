@@ -113,6 +113,7 @@ def test_evaluate_gives_the_same_on_one_process_and_two(run: Path, tta: tuple[st
     assert [f["accuracy"] for f in facts] == [facts[0]["accuracy"]] * 2
     assert [f["tta_images"] for f in facts] == [facts[0]["tta_images"]] * 2
     assert (0 < facts[0]["tta_images"] < facts[0]["samples"]) == ("--tta-below" in tta)
+    assert [f["tta_below"] for f in facts] == [0.4 if "--tta-below" in tta else 1.0] * 2
 
 
 def test_the_mean_of_checkpoints_is_evaluated(run: Path, tmp_path: Path) -> None:
