@@ -11,7 +11,7 @@ from typing import Final
 from cifar_dist.config.changes import differences, short_key
 from cifar_dist.config.settings import settings_of
 from cifar_dist.formatting import csv_text, duration, markdown, percent_cell
-from cifar_dist.report.results import Result, State, read_result, read_state
+from cifar_dist.report.results import Result, State, data_names, read_result, read_state
 from cifar_dist.report.sweep_rows import Compared, draw_comparison
 from cifar_dist.sweeps.sweep import Row, Run, Sweep
 from cifar_dist.tracking.begun import has_begun
@@ -54,6 +54,7 @@ class Line:
         train, val, test: accuracies; train is the mean over the steps of the last epoch, test the evaluation that ended
             the run (of ``eval.split``).
         seconds: of training.
+        finished: the results that these figures are of.
         runs: how far it is: ``3 of 3``, ``1 of 3, epoch 4 of 34, failed at epoch 2 of 34``, ``not run yet``; and how
             many of its folders do not count, as they are damaged or of runs with other settings, data or plug-ins.
     """
@@ -65,6 +66,7 @@ class Line:
     val: Spread | None
     test: Spread | None
     seconds: Spread | None
+    finished: tuple[Result, ...]
     runs: str
 
 
@@ -80,10 +82,7 @@ class Table:
         self.keys = list(differ)
         settings: Iterable[tuple[str, ...]] = zip(*differ.values(), strict=True) if differ else [()] * len(sweep.rows)
         self.lines = [_line(row, values) for row, values in zip(sweep.rows, settings, strict=True)]
-        # By validation, as a choice should be; where there is none, by what there is.
-        measured = [(line.val or line.test, line) for line in self.lines]
-        best = max((spread.mean for spread, _ in measured if spread), default=None)
-        self.best = [line for spread, line in measured if spread and spread.mean == best]
+        self.best = _best([line for line in self.lines if line.val or line.test])
 
     def markdown(self, width: int | None = None) -> str:
         """For a reader: percent, the best row bold; ``width`` of a terminal, None for no limit."""
@@ -126,6 +125,22 @@ class Table:
         return csv_text(["row", *self.keys, "parameters", *columns, "runs"], rows)
 
 
+def _best(lines: Sequence[Line]) -> list[Line]:
+    """Return the rows of the highest accuracy: on validation data, as a choice should be, if every row has that.
+
+    None if the rows are on different data, or have no accuracy on one split.
+    """
+    finished = [result for line in lines for result in line.finished]
+    val = [line.val.mean for line in lines if line.val]
+    test = [line.test.mean for line in lines if line.test]
+    means = val if len(val) == len(lines) else test
+    splits = {result.final.split for result in finished if result.final} if means is test else {"val"}
+    if len(means) < len(lines) or len(splits) > 1 or len(set(data_names(finished))) > 1:
+        return []
+    best = max(means, default=None)
+    return [line for line, mean in zip(lines, means, strict=True) if mean == best]
+
+
 def _line(row: Row, settings: tuple[str, ...]) -> Line:
     changes = [_change(run) for run in row.runs]
     others = [change for change in changes if change]
@@ -142,6 +157,7 @@ def _line(row: Row, settings: tuple[str, ...]) -> Line:
         val=Spread.of(result.val_accuracy for result in done),
         test=Spread.of(result.test_accuracy for result in done),
         seconds=Spread.of(result.seconds for result in done),
+        finished=tuple(done),
         runs=_progress(len(row.runs), len(done), [one for one in results if one[1] != "finished"], others),
     )
 

@@ -157,6 +157,40 @@ def test_without_validation_the_best_is_by_test(file: str) -> None:
     assert second[4:6] == ["", "**70.00**"]
 
 
+def best(file: str) -> list[str]:
+    return [line.name for line in Table(load(file, seeds=1)).best]
+
+
+def test_no_validation_accuracy_is_compared_with_a_test_accuracy(file: str) -> None:
+    Path(file).write_text('recipe = "base.toml"\ngrid.data.hold_out = [true, false]')
+    held_out, all_data = (row.runs[0] for row in load(file).rows)
+    folder = write(held_out, val=0.99, test=0.6)
+    write(all_data, test=0.7)
+    assert best(file) == ["hold_out=false"], "by test"
+    shutil.rmtree(folder)
+    write(held_out, val=0.6, test=0.8)
+    assert best(file) == ["hold_out=true"], "by test"
+
+
+def test_no_row_is_the_best_on_several_splits(file: str) -> None:
+    Path(file).write_text('recipe = "base.toml"\ngrid.eval.split = ["val", "test"]')
+    val, test = (row.runs[0] for row in load(file).rows)
+    ending = next(write(val, test=0.9).glob("evaluations/*/summary.json"))
+    ending.write_text(ending.read_text().replace('"test"', '"val"'))
+    write(test, test=0.8)
+    assert best(file) == []
+
+
+@pytest.mark.parametrize(("second", "winners"), [(("a", "1"), ["lr=0.2"]), (("b", "1"), []), (("a", "2"), [])])
+def test_no_row_is_the_best_on_several_datasets(file: str, second: tuple[str, str], winners: list[str]) -> None:
+    low, high, unknown = (row.runs[0] for row in load(file, seeds=1).rows)
+    for run, (dataset, fingerprint), val in ((low, ("a", "1"), 0.8), (high, second, 0.9)):
+        write_run(run.folder.path, run.config, val=val, test=val, dataset=dataset, fingerprint=fingerprint)
+    write_run(unknown.folder.path, unknown.config, epochs=1, dataset="unfinished")
+    assert best(file) == winners
+    assert ("**" in Table(load(file, seeds=1)).markdown()) == bool(winners)
+
+
 def test_the_csv_has_the_exact_numbers(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tests = (0.90, 0.91, 0.925)
     for run, test in zip(load(file).rows[0].runs, tests, strict=True):
