@@ -80,7 +80,7 @@ def _row(entry: ListedRun, folder: Path) -> str:
     texts |= {"run": name, "state": entry.state, "model": cells.get("model", entry.problem)}
     shown = {title: escape(text) for title, text in texts.items()} | {"run": link}
     mark = f' data-files="{entry.version}"' if entry.version else ""
-    marks = {"data": f' data-content="{entry.result.facts.fingerprint}"'} if entry.result else {}
+    marks = {"data": f' data-content="{escape(entry.result.facts.fingerprint)}"'} if entry.result else {}
     row = "".join(
         f"<td{_class(title, texts[title])}{marks.get(title, '')}>{cell}</td>" for title, cell in shown.items()
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -255,6 +256,16 @@ def test_the_page_tells_data_of_one_name_apart(here: Path) -> None:
     (last,) = re.findall(rf"<tr[^>]*>.*{'a' * 16}.*</tr>", write_index(runs).read_text())
     assert shown == [["digits"], both := ["digits (aaaaaaaa)", "digits (bbbbbbbb)"], ["digits", *both]]
     assert ">digits</td>" in last
+
+
+def test_no_text_of_a_run_folder_is_interpreted_by_the_page(here: Path) -> None:
+    hostile = '"><script>alert(1)</script>&|\n'
+    run = write_run(here / "runs" / "a", CONFIG, test=0.5, dataset=hostile, fingerprint=hostile)
+    summary = next((run / "evaluations").glob("*/summary.json"))
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), "tta": hostile}))
+    page = write_index(here / "runs").read_text()
+    assert "<script" not in page
+    assert page.count("&quot;&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;|") == 3
 
 
 def test_a_folder_without_runs_is_one_line(here: Path) -> None:
