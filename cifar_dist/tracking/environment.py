@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -143,7 +143,9 @@ def _git(*words: str) -> str:
 def read_facts(path: Path) -> RunFacts:
     """Read the facts in an ``environment.json``; those that are missing or damaged are empty."""
     run = read_json(path).get("run")
-    facts = run if isinstance(run, dict) else {}
+    known = {field.name for field in fields(RunFacts)}
+    # Only these: an error of pydantic does not name another key that is not UTF-8.
+    facts = {key: run[key] for key in run.keys() & known} if isinstance(run, dict) else {}
     try:
         return _FACTS.validate_python(facts)
     except ValidationError as error:

@@ -180,9 +180,10 @@ def test_a_damaged_run_is_named_and_hides_no_other(here: Path, capsys: pytest.Ca
     (write_run(here / "runs" / "b", CONFIG) / "config.toml").write_text("[optim]\nlr = 'fast'\n")
     (write_run(here / "runs" / "c", CONFIG) / "metrics.jsonl").write_text("{}\n{}\n")
     (write_run(here / "runs" / "d\nd", CONFIG) / "environment.json").write_text("[" * 100_000)
+    (write_run(here / "runs" / "e", CONFIG) / "environment.json").write_text('{"run": {"\\ud800": 1}}')
     assert cli.run(["runs", "list", "--sort", "name"]) == 0
     out, err = capsys.readouterr()
-    assert [line[1] for line in cells(out)[2:]] == ["not begun", "damaged", "damaged", "not begun"]
+    assert [line[1] for line in cells(out)[2:]] == ["not begun", "damaged", "damaged", "not begun", "not begun"]
     first, second = err.splitlines()
     assert "runs/b/config.toml: optim.lr" in first
     assert "runs/c/metrics.jsonl" in second

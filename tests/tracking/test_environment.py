@@ -43,7 +43,15 @@ def test_the_file_tells_versions_machine_and_run(tmp_path: Path, monkeypatch: py
     assert written["cores"] >= 1
 
 
-@pytest.mark.parametrize("damage", [{}, {"threads": 2**16}, {"steps_per_epoch": -1, "image_shape": [8, 8]}])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {},
+        {"threads": 2**16},
+        {"steps_per_epoch": -1, "image_shape": [8, 8]},
+        {"of a later version": 1, "\ud800": 2},
+    ],
+)
 def test_facts_that_are_missing_or_damaged_are_empty_and_the_others_are_read(
     tmp_path: Path, damage: dict[str, object]
 ) -> None:
