@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import textwrap
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
@@ -136,7 +137,8 @@ def markdown(
         width: of the terminal that the table must fit into; None for a file or a pipe.
         dispensable: names of columns to leave out for it, the first one first; then the longest texts are shortened.
     """
-    lines = [[printable(cell).replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    # A backslash before the one that escapes a bar would escape that one instead.
+    lines = [[re.sub(r"(\\*)\|", r"\1\1\\|", printable(cell)) for cell in row] for row in (head, *rows)]
     left_out: list[str] = []
     if width is not None:
         lines, left_out = _fit(lines, width, dispensable)

@@ -62,6 +62,14 @@ def test_numbers_are_right_aligned() -> None:
     )
 
 
+def test_a_bar_is_escaped_after_backslashes_too() -> None:
+    assert markdown(["run"], [[r"a\\|b"], [r"\|"], [r"c\d"]]).splitlines()[2:] == [
+        r"| a\\\\\|b |",
+        r"| \\\|     |",
+        r"| c\d      |",
+    ]
+
+
 def test_a_folded_line_keeps_numbers_with_their_units_and_words_in_one_piece() -> None:
     assert fold("evaluation 15 %, rest 12 %, forward 5 %", 26, 4) == "evaluation 15 %, rest\n    12 %, forward 5 %"
     assert fold("822 MB at most: " + "a" * 40, 20) == "822 MB at most:\n  " + "a" * 40
