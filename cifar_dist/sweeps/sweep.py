@@ -47,7 +47,11 @@ from cifar_dist.run_folder.settings import started_settings
 SHIPPED = recipe.SHIPPED / "sweeps"
 
 _KEYS = ("recipe", "recipes", "seeds", "settings", "grid", "rows")
-_RESERVED = {"run.name": "runs are named after the sweep and the row; remove it", "run.seed": "use seeds = [...]"}
+_RESERVED = {
+    "run.name": "; runs are named after the sweep and the row; remove it",
+    "run.seed": "; use seeds = [...]",
+    "run.fresh": ", which resumes its runs; remove it",
+}
 _MAX_RUNS = 10_000  # more is a typing mistake
 
 Settings = dict[str, Any]  # dotted key -> TOML value
@@ -266,7 +270,7 @@ def _parse_seeds(value: object, where: str) -> Sequence[int]:
 def _refuse_reserved(settings: Settings, where: str) -> None:
     for key, instead in _RESERVED.items():
         if key in settings:
-            raise UserError(f"{where}: {key} cannot be set in a sweep; {instead}")
+            raise UserError(f"{where}: {key} cannot be set in a sweep{instead}")
 
 
 # ---- the runs ---------------------------------------------------------------------------------------------------
@@ -293,7 +297,7 @@ def _override_word(key: str, value: object) -> str:
 
 def _build_run(name: str, seed: int, words: Sequence[str], where: str) -> Run:
     base, *settings = words
-    settings += [f"--run.name={name}", f"--run.seed={seed}"]
+    settings += [f"--run.name={name}", f"--run.seed={seed}", "--run.fresh=false"]  # the recipe may have run.fresh
     try:
         config = recipe.load(base, settings)
     except UserError as error:

@@ -225,6 +225,10 @@ def test_the_shipped_studies_have_the_rows_of_their_source() -> None:
         ('recipe = "base.toml"\n[[rows]]\nname = "A"\n[[rows]]\nname = "a"', "two rows are named 'a'"),
         ('recipe = "base.toml"\nsettings.run.name = "a"', "run.name cannot be set in a sweep"),
         ('recipe = "base.toml"\ngrid.run.seed = [1, 2]', "run.seed cannot be set in a sweep; use seeds = [...]"),
+        (
+            'recipe = "base.toml"\n[[rows]]\nname = "a"\nrun.fresh = true',
+            "row 'a': run.fresh cannot be set in a sweep, which resumes its runs; remove it",
+        ),
         ('recipe = "base.toml"\nseeds = 0', "seeds is 0; use a count"),
         ('recipe = "base.toml"\nseeds = -1', "seeds is -1; use a count"),
         ('recipe = "base.toml"\nseeds = []', "seeds is []; use a count"),
@@ -256,6 +260,7 @@ def test_a_mistake_in_the_file_is_one_line(folder: Path, text: str, said: str) -
         (["--optim.rl", "1"], "the command line: unknown setting --optim.rl; did you mean '--optim.lr'?"),
         (["--optim.lr", "1"], "the command line: --optim.lr is varied by mine.toml; drop it"),
         (["--run.name", "a"], "the command line: run.name cannot be set in a sweep"),
+        (["--run.fresh"], "the command line: run.fresh cannot be set in a sweep, which resumes its runs; remove it"),
         (
             ["--train.epochs", "0"],
             "mine.toml row 'lr=0.1' with the settings of the command line: train.epochs 0 must be",
@@ -284,6 +289,13 @@ def test_rows_are_named_by_what_varies(folder: Path) -> None:
 def test_the_command_line_cannot_name_the_runs(folder: Path) -> None:
     with pytest.raises(UserError, match=r"^the command line: run\.seed cannot be set in a sweep; use seeds = "):
         made('recipe = "base.toml"', "--run.seed", "3")
+
+
+def test_a_sweep_resumes_the_runs_of_a_recipe_that_refuses_those_that_exist(folder: Path) -> None:
+    (folder / "base.toml").write_text(f"run.fresh = true\n{BASE}")
+    (run,) = made('recipe = "base.toml"').runs
+    assert not run.config.run.fresh
+    assert recipe.load(run.words[0], run.words[1:]) == run.config
 
 
 def test_a_sweep_may_be_saved_by_an_editor_of_windows(folder: Path) -> None:
