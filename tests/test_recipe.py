@@ -363,6 +363,53 @@ def test_a_recipe_over_its_base(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "again", "is_same"),
+    [
+        ("", "custom-resnet", True),
+        ("", "tiny-cnn", False),
+        ("tiny-cnn", "tiny-cnn", True),
+        ("tiny-cnn", "custom-resnet", False),
+        ("a/net.py:net", "./a//net.py:net", True),
+        ("a/net.py:net", "{here}/a/net.py:net", True),
+        ("~/net.py:net", "{home}/net.py:net", True),
+        ("a/net.py:net", "a/net.py:other", False),
+        ("a/net.py:net", "b/net.py:net", False),
+        ("a.net:net", "b.net:net", False),
+    ],
+)
+def test_only_another_model_does_not_inherit_the_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, again: str, is_same: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    again = again.format(here=tmp_path, home="/home/someone")
+    named = f'name = "{name}"\n' if name else ""
+    Path("below.toml").write_text(f"[model]\n{named}options = {{ widths = [8, 16], act = 'gelu' }}\n")
+    Path("above.toml").write_text(f'base = "below.toml"\n[model]\nname = "{again}"\noptions = {{ act = "relu" }}\n')
+    below = {"widths": [8, 16]} if is_same else {}
+    assert recipe.load("above.toml").model.options == {**below, "act": "relu"}
+    words = ["--model.name", again, "--model.options.act", "relu"]
+    assert recipe.load("below.toml", words).model.options == {**below, "act": "relu"}
+
+
+def test_another_spelling_of_a_plug_in_is_no_other_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from cifar_dist.config.schedule import ScheduleConfig\n"
+        "@dataclass(frozen=True)\n"
+        "class Mine(ScheduleConfig):\n"
+        "    power: float = 1.0\n"
+        "    def falling(self, at):\n"
+        "        return 1.0\n"
+    )
+    Path("mine.toml").write_text('[schedule]\nname = "mine.py:Mine"\nwarmup = 1.0\npower = 2.0\n')
+    for again in ("./mine.py:Mine", f"{tmp_path}/mine.py:Mine"):
+        schedule = recipe.load("mine.toml", ["--schedule.name", again, "--train.epochs", "3"]).schedule
+        assert (schedule.warmup, vars(schedule)["power"]) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize(
     ("content", "words", "source"),
     [
         ("[optim]\nmomentum = 2.0", ["--optim.lr", "0.1"], "FILE: optim.momentum 2.0 "),

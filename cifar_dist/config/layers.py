@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import get_type_hints
 
 from cifar_dist.config.choice import Choice, field_names, pick
+from cifar_dist.config.plugins import is_same
 from cifar_dist.config.tree import Tree
 
 
@@ -27,8 +28,10 @@ def without_lost(base: Tree, tree: Tree, owner: type) -> Tree:
             continue
         if issubclass(hints[field.name], Choice):
             base = {**base, field.name: _kept(hints[field.name], below, above)}
-        elif "options" in below and above.get("name", below.get("name")) != below.get("name"):
-            base = {**base, field.name: {key: value for key, value in below.items() if key != "options"}}
+        elif "options" in below and "name" in above:
+            name = below.get("name", hints[field.name].name)
+            if not is_same(str(name), str(above["name"])):
+                base = {**base, field.name: {key: value for key, value in below.items() if key != "options"}}
     return base
 
 

@@ -47,6 +47,11 @@ def files_in(settings: object) -> list[Path]:
     return list(dict.fromkeys(file for file in found if file is not None))
 
 
+def is_same(name: str, other: str) -> bool:
+    """Whether two names are equal, or locate the same attribute of the same file."""
+    return _with_absolute_path(name) == _with_absolute_path(other)
+
+
 def with_plain_paths(settings: object) -> object:
     """Return settings in which ``./net.py:Net`` is ``net.py:Net``: two spellings of a path are one plug-in."""
     if isinstance(settings, Mapping):
@@ -85,6 +90,11 @@ def load(spec: str) -> object:
         raise ValueError(f"name {spec!r}: {place} has no {attribute!r}; {nearest(attribute, public)}")
     found: object = getattr(module, attribute)
     return found
+
+
+def _with_absolute_path(name: str) -> str:
+    file = file_of(name)
+    return name if file is None else f"{os.path.abspath(file)}:{name.rpartition(':')[2]}"
 
 
 def _import_file(file: Path) -> ModuleType:
