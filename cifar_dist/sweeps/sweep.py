@@ -31,6 +31,7 @@ from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.config.changes import contradiction
 from cifar_dist.config.keys import check_keys
+from cifar_dist.config.named_items import item_key
 from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
 from cifar_dist.config.section import expand_home
 from cifar_dist.config.settings import settings_of
@@ -53,6 +54,7 @@ _RESERVED = {
     "run.fresh": ", which resumes its runs; remove it",
 }
 _MAX_RUNS = 10_000  # more is a typing mistake
+_LONG_NAME = 100  # letters of a row's: with the sweep's name and the seed, a run's has at most 128
 
 Settings = dict[str, Any]  # dotted key -> TOML value
 
@@ -169,15 +171,16 @@ def load(sweep: str, overrides: Sequence[str] = (), seeds: int | None = None) ->
     run_seeds = range(seeds) if seeds else _parse_seeds(tree.get("seeds", 1), where)
     if len(found) * len(run_seeds) > _MAX_RUNS:
         raise UserError(f"{where} gives {len(found) * len(run_seeds):,} runs; the limit is {_MAX_RUNS:,}")
-    rows = []
+    rows, named = [], {row["name"] for row in tree.get("rows", [])}
     for name, base, own in found:
         if fixed := sorted(own.keys() & given.keys()):
             raise UserError(f"{COMMAND_LINE}: --{fixed[0]} is varied by {where}; drop it, or change the file")
         words = [base, *itertools.starmap(_override_word, [*{**settings, **own}.items(), *given.items()])]
         row_where = f"{where} row '{name}'{' with the settings of the command line' if overrides else ''}"
-        rows.append(
-            Row(name, tuple(_build_run(f"{path.stem}.{name}.s{seed}", seed, words, row_where) for seed in run_seeds))
-        )
+        rename = "rename the sweep's file"
+        rename += " or the row" if name in named else ", or write the row in [[rows]] with a name"
+        names = {seed: f"{path.stem}.{name}.s{seed}" for seed in run_seeds}
+        rows.append(Row(name, tuple(_build_run(names[seed], seed, words, row_where, rename) for seed in run_seeds)))
     _refuse_duplicate_names(rows, where)
     return Sweep(path.stem, tuple(rows))
 
@@ -277,7 +280,17 @@ def _refuse_reserved(settings: Settings, where: str) -> None:
 
 
 def _row_name(base: str, own: Settings) -> str:
-    """Name a row ``RECIPE+lr=0.01+widths=64_128``, with the last part of each key if that is unambiguous."""
+    """Name a row ``RECIPE+lr=0.01+widths=64_128``, with the last part of each key if that is unambiguous.
+
+    In a long name, items of a list lose their settings: ``transforms=crop_flip``.
+    """
+    name = _name_after(base, own)
+    if len(name) <= _LONG_NAME:
+        return name
+    return _name_after(base, {key: _without_settings(value) for key, value in own.items()})
+
+
+def _name_after(base: str, own: Settings) -> str:
     short = [key.rpartition(".")[2] for key in own]
     keys = short if len(set(short)) == len(short) else list(own)
     parts = [f"{key}={_folder_safe(value)}" for key, value in zip(keys, own.values(), strict=True)]
@@ -290,20 +303,26 @@ def _folder_safe(value: object) -> str:
     return re.sub(r"[^A-Za-z0-9_.+=-]+", "-", text)
 
 
+def _without_settings(value: object) -> object:
+    """Return a list with named items replaced by their names; any other value as it is."""
+    if not isinstance(value, list):
+        return value
+    return [item_key(str(item["name"])) if isinstance(item, dict) and "name" in item else item for item in value]
+
+
 def _override_word(key: str, value: object) -> str:
     """Format ``--key=VALUE`` so that :func:`parse_overrides` returns the same value."""
     return f"--{key}={typed_value(key, value)}"
 
 
-def _build_run(name: str, seed: int, words: Sequence[str], where: str) -> Run:
+def _build_run(name: str, seed: int, words: Sequence[str], where: str, rename: str) -> Run:
     base, *settings = words
     settings += [f"--run.name={name}", f"--run.seed={seed}", "--run.fresh=false"]  # the recipe may have run.fresh
     try:
         config = recipe.load(base, settings)
     except UserError as error:
         what = str(error).removeprefix(f"{COMMAND_LINE}: ")
-        rename = "; rename the sweep's file or the row" if what.startswith("run.name ") else ""
-        raise UserError(f"{where}: {what}{rename}") from None
+        raise UserError(f"{where}: {what}{f'; {rename}' if what.startswith('run.name ') else ''}") from None
     return Run(name, (base, *settings), config)
 
 

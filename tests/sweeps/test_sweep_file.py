@@ -286,6 +286,30 @@ def test_rows_are_named_by_what_varies(folder: Path) -> None:
     assert names(equal) == ["optim.name=sgd+schedule.name=cosine", "optim.name=sgd+schedule.name=linear"]
 
 
+LONG = """{ name = "crop", pad = 3 }, { name = "flip" }, { name = "affine", rotation = 10.0, scale = [0.9, 1.1] },
+    { name = "jitter", brightness = 0.2, contrast = 0.2, saturation = 0.2, hue = 0.1 }"""
+
+
+def test_a_long_list_of_tables_is_named_by_its_items(folder: Path) -> None:
+    short = '{ name = "crop", pad = 3 }'
+    rows = made(f'recipe = "base.toml"\ngrid.augment.transforms = [[{LONG}], [{short}], []]').rows
+    assert [row.name for row in rows] == [
+        "transforms=crop_flip_affine_jitter",
+        "transforms=-name-=-crop-pad-=-3-",
+        "transforms=",
+    ]
+    assert [len(row.runs[0].config.augment.transforms) for row in rows] == [4, 1, 0]
+
+
+def test_a_row_that_has_no_name_of_its_own_needs_one_where_its_values_give_none(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"two rows are named 'transforms=crop_flip_affine_jitter'; give each its own"):
+        made(f'recipe = "base.toml"\ngrid.augment.transforms = [[{LONG}], [{LONG.replace("3", "4")}]]')
+    with pytest.raises(UserError, match=r"; rename the sweep's file, or write the row in \[\[rows\]\] with a name$"):
+        made(f'recipe = "base.toml"\ngrid.model.options.widths = [{list(range(99))}]')
+    with pytest.raises(UserError, match=r"; rename the sweep's file or the row$"):
+        made(f'recipe = "base.toml"\n[[rows]]\nname = "{"a" * 130}"')
+
+
 def test_the_command_line_cannot_name_the_runs(folder: Path) -> None:
     with pytest.raises(UserError, match=r"^the command line: run\.seed cannot be set in a sweep; use seeds = "):
         made('recipe = "base.toml"', "--run.seed", "3")
@@ -305,7 +329,7 @@ def test_a_sweep_may_be_saved_by_an_editor_of_windows(folder: Path) -> None:
 
 def test_a_file_whose_name_cannot_name_runs_is_to_be_renamed(folder: Path) -> None:
     (folder / "my sweep.toml").write_text('recipe = "base.toml"\n')
-    with pytest.raises(UserError, match=r"run\.name 'my sweep\..* must be .*; rename the sweep's file or the row$"):
+    with pytest.raises(UserError, match=r"run\.name 'my sweep\..* must be .*; rename the sweep's file, or write "):
         load("my sweep.toml")
 
 
