@@ -416,6 +416,7 @@ def test_another_spelling_of_a_plug_in_is_no_other_choice(tmp_path: Path, monkey
         ("[optim]\nmomentum = 2.0", ["--optim.momentum", "3"], "the command line: optim.momentum 3.0 "),
         ('[average]\nname = "ema"\nstart = 100', ["--run.name", "x"], "FILE: average.start 100.0 "),
         ('[average]\nname = "ema"\nstart = 3', ["--train.epochs", "2"], "the command line: average.start 3.0 "),
+        ("[optim]\nweight-decay = 0.5", [], "FILE: unknown setting optim.weight-decay; did you mean 'optim.weight_d"),
         ("[optim]\nmomentun = 0.5", ["--optim.lr", "0.1"], "FILE: unknown setting optim.momentun"),
         ("", ["--optim.momentun", "0.5"], "the command line: unknown setting --optim.momentun"),
     ],
