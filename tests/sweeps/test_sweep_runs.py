@@ -31,10 +31,11 @@ SWEEP = ["-m", "cifar_dist", "sweep"]
 @pytest.fixture
 def file(tiny: Path, tmp_path: Path) -> Path:
     """Write a sweep of a run that is interrupted twice, and two that fail at once."""
+    (tmp_path / "fresh.toml").write_text(f'base = "{tiny}"\nrun.fresh = true\n')
     path = tmp_path / "three.toml"
     path.write_text(
         f"""
-        recipe = "{tiny}"
+        recipe = "{tmp_path}/fresh.toml"
         [settings]
         train.threads = 1
         checkpoint = {{ every = {EPOCHS}, every_steps = 0 }}
