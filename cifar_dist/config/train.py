@@ -35,7 +35,8 @@ class TrainConfig(Section):
     samples with weight 0 fill each batch."""
     parts: int = 0
     """Micro-batches of a global batch, over all processes, summed in one fixed order: the same weights, bit for bit, on
-    any number of processes up to it; on GPUs with ``deterministic``. 0: one for each process and accumulation step."""
+    any number of processes up to it; on GPUs with ``deterministic``, on CPUs with equal ``threads``. 0: one for each
+    process and accumulation step."""
     precision: Literal["no", "auto", "bf16", "fp16", "int8"] = "no"
     """Automatic mixed precision: none, bfloat16, float16 with loss scaling (GPU), or auto: bfloat16 if it is
     faster on the device, else none. int8: as auto, but a CPU with VNNI and without AMX trains wide convolutions in
@@ -65,7 +66,8 @@ class TrainConfig(Section):
     """Use deterministic algorithms only: the same seed on the same device gives the same bits. Slower on a GPU."""
     threads: int = 0
     """CPU threads per process. 0: the cores that no other program uses are divided among the processes, and small
-    networks take fewer; the number is recorded, and a resume keeps it. Another number rounds differently."""
+    networks take fewer; the number is recorded, and a resume keeps it (on the same number of processes, or with
+    ``parts``). Another number rounds differently."""
     profile: int = 0
     """Write a torch profiler trace of so many steps, after the first three, into the run folder's ``profile``, for
     chrome://tracing or ui.perfetto.dev. 0: none."""

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from cifar_dist.config import Config
 from cifar_dist.cpu.load import usable_cores
 from cifar_dist.files import read_json, write_atomic
+from cifar_dist.formatting import counted
 from cifar_dist.launch.launched import machine_name
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.timeline import utc
@@ -223,7 +224,33 @@ def change_of_processes(path: Path, config: Config, now: int, steps: int) -> str
     return f"the {steps} steps done were computed on {before}, and it continues on {on}, which rounds differently"
 
 
-def recorded_threads(path: Path, processes: int) -> int:
-    """Return the CPU threads of each process in an ``environment.json``; 0 if unknown, or with other ``processes``."""
+def change_of_threads(path: Path, config: Config, now: RunFacts, steps: int) -> str:
+    """Say that a resumed run has another number of CPU threads than its ``environment.json``; empty if it has not.
+
+    Args:
+        path: the ``environment.json``.
+        config: of the run; without ``train.parts``, another number of processes is what to say, and no threads.
+        now: of the run from here on.
+        steps: done before.
+    """
+    before = recorded_threads(path, config, now.processes)
+    if not steps or 0 in (before, now.threads) or before == now.threads:
+        return ""
+    return (
+        f"the {steps} steps done were computed with {counted(before, 'thread')} in each process, and it continues with "
+        f"{now.threads}, which rounds differently; --train.threads {before} keeps the bits"
+    )
+
+
+def recorded_threads(path: Path, config: Config, processes: int) -> int:
+    """Return the CPU threads of each process in an ``environment.json``, with which a job rounds as that one did.
+
+    They are 0 if they are unknown, or if the job rounds differently anyway.
+
+    Args:
+        path: the ``environment.json``.
+        config: of the run; with ``train.parts`` the number of processes changes nothing.
+        processes: of the job.
+    """
     facts = read_facts(path)
-    return facts.threads if facts.processes == processes else 0
+    return facts.threads if config.train.parts or facts.processes == processes else 0

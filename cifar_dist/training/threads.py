@@ -7,8 +7,9 @@ from typing import Final
 
 import torch
 
-from cifar_dist.cpu.openmp import use_threads
+from cifar_dist.cpu.openmp import share_cores, use_threads
 from cifar_dist.distributed.ranks import Ranks
+from cifar_dist.launch.launched import local_processes
 from cifar_dist.tracking.environment import recorded_threads
 from cifar_dist.training.device_speed import operations_per_image
 from cifar_dist.training.setup import TrainingSetup
@@ -17,28 +18,43 @@ _LEAST_OPERATIONS: Final = 1e8
 """Floating-point operations of a thread in a step: milliseconds, against microseconds of waiting in each operation."""
 
 
-def settle_threads(setup: TrainingSetup, ranks: Ranks, environment: Path | None) -> None:
+def settle_threads(setup: TrainingSetup, ranks: Ranks, environment: Path | None) -> list[str]:
     """Take the threads of the process that the run resumes from, or else no more than its network can use. Collective.
-
     Args:
         setup: of the run.
         ranks: this process among all, which uses as many threads as there are free cores.
         environment: ``environment.json`` of the run that is resumed; None for a new run.
+
+    Returns:
+        lines to report.
     """
     if ranks.device.type != "cpu":
-        return
+        return []
     asked = setup.config.train.threads
 
-    def choose() -> int:
+    def choose() -> tuple[int, list[str]]:
         if asked:  # for this process only: another machine may have fewer cores
-            return 0
-        kept = recorded_threads(environment, ranks.world_size) if environment else 0
+            return 0, []
+        if environment and (kept := recorded_threads(environment, setup.config, ranks.world_size)):
+            return kept, _more_than_cores(kept)
         free = torch.get_num_threads()
-        return kept or (free if free == 1 else min(free, _useful_threads(setup, ranks.world_size)))
+        return free if free == 1 else min(free, _useful_threads(setup, ranks.world_size)), []
 
-    chosen = ranks.run_on_main(choose)  # on every rank: of several machines only some may have been asked for theirs
+    # On every rank: of several machines only some may have been asked for theirs.
+    chosen, notes = ranks.run_on_main(choose)
     if chosen and not asked:
         use_threads(chosen)
+    return notes
+
+
+def _more_than_cores(threads: int) -> list[str]:
+    share = share_cores(local_processes())
+    if threads <= share:
+        return []
+    return [
+        f"each process keeps the {threads} threads of the steps done, and this machine has cores for {share}: slow, "
+        f"but with the same bits; --train.threads {share} is faster, and rounds differently"
+    ]
 
 
 def _useful_threads(setup: TrainingSetup, world_size: int) -> int:

@@ -32,7 +32,12 @@ from cifar_dist.files import folder_atomic, write_sums
 from cifar_dist.formatting import list_some
 from cifar_dist.run_folder import FINAL, EvaluationSummary, RunFolder
 from cifar_dist.tracking import metrics, timeline
-from cifar_dist.tracking.environment import change_of_arithmetic, change_of_numerics, change_of_processes
+from cifar_dist.tracking.environment import (
+    change_of_arithmetic,
+    change_of_numerics,
+    change_of_processes,
+    change_of_threads,
+)
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirrors import MakeMirror, wanted_mirrors
 from cifar_dist.tracking.timeline import Status
@@ -87,7 +92,7 @@ class Trainer:
         deadline = self.ranks.run_on_main(lambda: time_limit.deadline(config.run.max_time))
         found, state, notes = self.ranks.run_on_main(lambda: open_run(self.folder, self.setup))
         notes += check_shared(self.folder.config, found, self.ranks)
-        settle_threads(self.setup, self.ranks, self.folder.environment if found else None)
+        notes += settle_threads(self.setup, self.ranks, self.folder.environment if found else None)
         loaded = self.ranks.run_on_all(lambda: checkpoint.load(found) if found else None)
         self.step, self.last_step = state.step, self.setup.last_step
         self.epochs_evaluated, self.accuracy = state.epochs_evaluated, state.val_accuracy
@@ -437,6 +442,7 @@ class Trainer:
             *notes,
             change_of_arithmetic(self.folder.environment, self.engine.arithmetic, self.step),
             change_of_processes(self.folder.environment, self.config, self.ranks.world_size, self.step),
+            change_of_threads(self.folder.environment, self.config, facts, self.step),
             self.engine.precision.advice,
             padding_note(self.config, self.ranks.world_size),
             parts_note(self.config, self.ranks.device.type),

@@ -115,7 +115,7 @@ def _recorded_config(folder: RunFolder, data: Path | None) -> Config:
     if data is not None:
         config = replace(config, data=replace(config.data, path=str(data)))
     if not config.train.threads:  # chosen when the run began; another number would round differently
-        threads = recorded_threads(folder.environment, launched_processes())
+        threads = recorded_threads(folder.environment, config, launched_processes())
         config = replace(config, train=replace(config.train, threads=threads))
     return config
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +16,23 @@ from support.running import train
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
-from cifar_dist.cpu import load
+from cifar_dist.cpu import load, openmp
 from cifar_dist.cpu.load import Load, threads_of_each
 from cifar_dist.distributed import start
 from cifar_dist.distributed.start import start_engine
+from cifar_dist.tracking.environment import recorded_threads, write_environment
+from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.training.setup import build_setup
 from cifar_dist.training.threads import settle_threads
+
+
+@pytest.fixture
+def own_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restores the number of threads after the test."""
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", str(before))
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
@@ -65,16 +77,12 @@ def test_the_load_is_that_of_the_cores_of_this_process(tmp_path: Path, monkeypat
     assert load.load_since() == Load(platform.node(), 2, 2, busy=1.0, own=0.25)
 
 
+@pytest.mark.usefixtures("own_threads")
 @pytest.mark.parametrize(("busy", "threads"), [(1.0, 8), (6.0, 3), (8.0, 1)])
 def test_a_run_leaves_busy_cores_to_other_programs(monkeypatch: pytest.MonkeyPatch, busy: float, threads: int) -> None:
-    before = torch.get_num_threads()
-    monkeypatch.setenv("OMP_NUM_THREADS", str(before))  # restored at the end
     monkeypatch.setattr(start, "load_since", lambda: Load("here", 8, 8, busy, own=1.0))
-    try:
-        with start_engine(Config()):
-            assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
+    with start_engine(Config()):
+        assert torch.get_num_threads() == threads
 
 
 def test_a_resume_keeps_the_number_of_threads(tiny: Path, tmp_path: Path) -> None:
@@ -91,13 +99,57 @@ def test_a_resume_keeps_the_number_of_threads(tiny: Path, tmp_path: Path) -> Non
     assert "cpu with 3 threads" in done.stdout
 
 
+@pytest.mark.usefixtures("own_threads")
+@pytest.mark.parametrize(("parts", "threads"), [("0", 1), ("2", 3)])
+def test_fixed_parts_keep_the_number_of_threads_on_any_number_of_processes(
+    tiny: Path, tmp_path: Path, parts: str, threads: int
+) -> None:
+    """Their bits depend on the threads alone; without parts, the processes round differently anyway."""
+    config = recipe.load(str(tiny), ["--train.threads", "0", "--train.parts", parts])
+    recorded = tmp_path / "environment.json"
+    write_environment(recorded, RunFacts(processes=2, threads=3))
+    assert recorded_threads(recorded, config, 1) == (threads if threads > 1 else 0), "which a replay takes"
+    assert recorded_threads(recorded, config, 2) == 3
+    ranks = engine(config).ranks
+    torch.set_num_threads(1)  # cores that are free
+    settle_threads(build_setup(config, ranks), ranks, recorded)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.usefixtures("own_threads")
+def test_more_threads_than_cores_are_kept_with_a_warning(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = recipe.load(str(tiny), ["--train.threads", "0", "--train.parts", "2"])
+    recorded = tmp_path / "environment.json"
+    write_environment(recorded, RunFacts(processes=1, threads=3))
+    ranks = engine(config).ranks
+    monkeypatch.setattr(openmp, "usable_cores", lambda: 4)
+    assert settle_threads(build_setup(config, ranks), ranks, recorded) == []
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    (note,) = settle_threads(build_setup(config, ranks), ranks, recorded)
+    assert torch.get_num_threads() == 3
+    assert note.startswith("each process keeps the 3 threads of the steps done, and this machine has cores for 2: slow")
+    assert note.endswith("--train.threads 2 is faster, and rounds differently")
+
+
+def test_a_resume_says_that_its_number_of_threads_rounds_differently(tiny: Path, tmp_path: Path) -> None:
+    words = [str(tiny), "--train.parts", "2", "--train.max_steps"]
+    assert [done.returncode for done in train(*words, "3", processes=2)] == [0, 0]
+    (kept,) = train(*words, "4")
+    assert kept.returncode == 0, kept.stderr
+    assert "cpu with 1 thread, " in kept.stdout
+    assert "round" not in kept.stdout + kept.stderr
+    (changed,) = train(*words, "5", "--train.threads", "2")
+    assert changed.returncode == 0, changed.stderr
+    says = "the 4 steps done were computed with 1 thread in each process, and it continues with 2, which rounds"
+    assert f"{says} differently; --train.threads 1 keeps the bits" in changed.stdout + changed.stderr
+
+
+@pytest.mark.usefixtures("own_threads")
 def test_a_small_network_takes_few_threads(tiny: Path) -> None:
-    before = torch.get_num_threads()
     config = recipe.load(str(tiny), ["--train.threads", "0", "--train.batch_size", "10"])
     ranks = engine(config).ranks
-    try:
-        torch.set_num_threads(64)
-        settle_threads(build_setup(config, ranks), ranks, None)
-        assert torch.get_num_threads() < 8
-    finally:
-        torch.set_num_threads(before)
+    torch.set_num_threads(64)
+    settle_threads(build_setup(config, ranks), ranks, None)
+    assert torch.get_num_threads() < 8
