@@ -186,6 +186,11 @@ class Engine(ABC):
         """What a process computes in, for a reader."""
         return describe_arithmetic(self._config.train, self.precision.label, cpu=self.ranks.device.type == "cpu")
 
+    @property
+    def compile_mode(self) -> str:
+        """``train.compile`` of the run."""
+        return self._config.train.compile
+
     def close(self) -> None:
         """Destroy the process group explicitly: left to the interpreter's exit, one gloo job in thirty aborts."""
         if dist.is_available() and dist.is_initialized():

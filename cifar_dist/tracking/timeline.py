@@ -37,6 +37,8 @@ class Event:
         where: they compute: wrapper and device, such as ``DDP, cpu``.
         note: the reason, or what was lost; one line.
         numerics: versions, commit and CPU by which they may round differently; empty if the run ends, or is older.
+        threads: of each process on a CPU; 0 on a GPU, if the run ends, or is older.
+        compile: ``train.compile`` of them; empty if the run ends, or is older.
     """
 
     time: str
@@ -46,6 +48,8 @@ class Event:
     where: str = ""
     note: str = ""
     numerics: dict[str, str] = field(default_factory=dict)
+    threads: int = 0
+    compile: str = ""
 
     @property
     def wrapper(self) -> str:
@@ -99,10 +103,11 @@ def _from_line(line: str) -> Event:
     if not isinstance(raw, dict):
         raise ValueError("not an event")
     event = Event(**{key: raw[key] for key in raw.keys() & {one.name for one in fields(Event)}})
-    if event.kind not in get_args(Kind) or type(event.step) is not int or type(event.processes) is not int:
+    if event.kind not in get_args(Kind) or not isinstance(event.numerics, dict):
         raise ValueError("not an event")
-    if not isinstance(event.numerics, dict):
+    if not all(type(number) is int for number in (event.step, event.processes, event.threads)):
         raise ValueError("not an event")
-    if not all(isinstance(text, str) for text in (event.time, event.where, event.note, *event.numerics.values())):
+    texts = (event.time, event.where, event.note, event.compile, *event.numerics.values())
+    if not all(isinstance(text, str) for text in texts):
         raise ValueError("not an event")
     return event

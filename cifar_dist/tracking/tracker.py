@@ -125,8 +125,17 @@ class Tracker(AnyTracker):
         count = last_step - resume_step
         again = "" if not count else "1 step is repeated" if count == 1 else f"{count:,} steps are repeated"
         where = f"{facts.wrapper}, {facts.device}"
-        numerics = describe_numerics(facts.device)
-        begin = Event(timeline.utc(), kind, resume_step, facts.processes, where, again, numerics)
+        begin = Event(
+            timeline.utc(),
+            kind,
+            resume_step,
+            facts.processes,
+            where,
+            again,
+            numerics=describe_numerics(facts.device),
+            threads=facts.threads,
+            compile=config.train.compile,
+        )
         timeline.append(folder.timeline, begin)
         if again:
             self.say(f"resumed before the end of the metrics: {again}")

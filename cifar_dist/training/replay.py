@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ from cifar_dist.training.measurements import StepLog, StepMeasurements
 from cifar_dist.training.setup import TrainingSetup, build_setup
 
 _TAKEN_EVERY = 100  # steps after which their measurements leave the device
+_OF_SETTINGS = ("threads", "train.compile")  # differences that no other launch of a replay avoids
 
 
 @dataclass(frozen=True)
@@ -209,31 +210,50 @@ def differences(folder: RunFolder, engine: Engine, first: int, last: int) -> Job
         return JobDifferences((unknown,), avoidable=False)
     jobs = _jobs_of(folder, first, last)
     numerics = _numerics_lines(folder, engine, jobs)
-    if len({(job.processes, job.where) for job in jobs}) > 1:
-        several = " and then ".join(dict.fromkeys(f"{job.processes} x {job.where}" for job in jobs))
+    if len(kinds := _kinds(jobs)) > 1:
+        several = " and then ".join(kinds)
         line = f"steps {first + 1} to {last} were trained on {several}, and no job recomputes all to the last digit"
         return JobDifferences((line, *numerics), avoidable=False)
-    then = asdict(facts)
+    then = asdict(facts) | _settings(facts.threads, "")
     for job in jobs:
         then |= {"processes": job.processes, "wrapper": job.wrapper, "device": job.device}
+    then |= {key: max(settings[key] for settings in map(_settings_of, jobs)) for key in _OF_SETTINGS if jobs}
     now = {
         "processes": engine.ranks.world_size,
         "wrapper": engine.description,
         "device": engine.device_name,
         "precision": engine.arithmetic,
+        **_settings(torch.get_num_threads() if engine.ranks.device.type == "cpu" else 0, engine.compile_mode),
     }
-    different = [key for key in now if then[key] and then[key] != now[key]]
+    different = [key for key in now if then[key] and now[key] and then[key] != now[key]]
     lines = [f"{key}: {then[key]} then, {now[key]} now" for key in different]
     is_other_gpu = then["device"].startswith("cuda") and engine.device_name.startswith("cuda")
-    avoidable = any(key != "device" or not is_other_gpu for key in different)
+    avoidable = any(key not in _OF_SETTINGS and (key != "device" or not is_other_gpu) for key in different)
     return JobDifferences((*lines, *numerics), avoidable)
+
+
+def _kinds(jobs: list[Event]) -> list[str]:
+    """Describe the jobs by what differs among them, as far as it is known: in one text if nothing does."""
+    varied = [key for key in _OF_SETTINGS if len({_settings_of(job)[key] for job in jobs} - {""}) > 1]
+    kinds = []
+    for job in jobs:
+        settings = [f"{key}: {_settings_of(job)[key] or 'unknown'}" for key in varied]
+        kinds.append(", ".join([f"{job.processes} x {job.where}", *settings]))
+    return list(dict.fromkeys(kinds))
+
+
+def _settings_of(job: Event) -> dict[str, str]:
+    return _settings(job.threads, job.compile)
+
+
+def _settings(threads: int, compile_mode: str) -> dict[str, str]:
+    """Return what :data:`_OF_SETTINGS` names, each empty if it is unknown."""
+    return dict(zip(_OF_SETTINGS, (str(threads or ""), compile_mode), strict=True))
 
 
 def _numerics_lines(folder: RunFolder, engine: Engine, jobs: list[Event]) -> list[str]:
     """Say which versions, commits and CPUs of the jobs differ from those here, as far as the run has recorded them."""
-    starts = _starts(folder)
-    of_newest = read_numerics(folder.environment)  # which each start replaces
-    then = [job.numerics or (of_newest if job == starts[-1] else {}) for job in jobs] if starts else [of_newest]
+    then = [job.numerics for job in jobs] if _starts(folder) else [read_numerics(folder.environment)]
     lines = []
     for key, now in describe_numerics(engine.device_name).items():
         before = dict.fromkeys(one[key] for one in then if key in one)
@@ -250,7 +270,13 @@ def _jobs_of(folder: RunFolder, first: int, last: int) -> list[Event]:
 
 
 def _starts(folder: RunFolder) -> list[Event]:
-    return [event for event in timeline.read(folder.timeline) if event.processes]
+    """Return the starts of all jobs, the newest with what an older timeline lacks and ``environment.json`` has."""
+    events = [event for event in timeline.read(folder.timeline) if event.processes]
+    if events:
+        newest, environment = events[-1], folder.environment
+        threads = newest.threads or read_facts(environment).threads
+        events[-1] = replace(newest, threads=threads, numerics=newest.numerics or read_numerics(environment))
+    return events
 
 
 class Recomputation:

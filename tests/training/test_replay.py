@@ -17,6 +17,8 @@ from support.running import metrics, spawn, train
 
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint import Tensors
+from cifar_dist.config import Config, TrainConfig
+from cifar_dist.distributed.engine import Engine
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.environment import describe_numerics
@@ -27,6 +29,11 @@ from cifar_dist.verbs.replay import _recompute_stretches, _recorded_config
 
 PROCESSES = 2
 STEPS = 26
+
+
+def job_of_one_process(threads: int = 1) -> Engine:
+    """Return it with as many threads as the runs here, which ``train.threads`` 0 may not have."""
+    return engine(Config(train=TrainConfig(threads=threads)))
 
 
 def replay(*words: object, processes: int = PROCESSES) -> subprocess.CompletedProcess[str]:
@@ -244,7 +251,7 @@ def of_three_jobs(trained: Path, tmp_path: Path) -> RunFolder:
 
 def test_a_step_is_compared_with_the_job_that_trained_it(of_three_jobs: RunFolder) -> None:
     """A run may have changed its engine and its number of processes, also within what is recomputed."""
-    folder, alone = of_three_jobs, engine()
+    folder, alone = of_three_jobs, job_of_one_process()
     precision = differences(folder, alone, 0, 5)  # which is not in the timeline
     assert not any(line.startswith(("processes", "wrapper")) for line in precision.lines)
     assert differences(folder, alone, 20, 26) == precision
@@ -259,7 +266,7 @@ def test_a_step_is_compared_with_the_job_that_trained_it(of_three_jobs: RunFolde
 def test_another_torch_cpu_or_commit_is_named(trained: Path, tmp_path: Path) -> None:
     """By the record of the job that trained the steps; no other launch avoids them."""
     folder = RunFolder(shutil.copytree(trained, tmp_path / "copy", symlinks=True))
-    alone, now = engine(), describe_numerics("cpu")
+    alone, now = job_of_one_process(), describe_numerics("cpu")
     described = json.loads(folder.environment.read_text())
     described |= {"commit": "1" * 40 + "-dirty", "cpu": "Intel 8088", "versions": {"torch": "1.0.0"}}
     described["run"] |= {"processes": 1, "wrapper": "one process", "precision": alone.arithmetic}
@@ -282,9 +289,49 @@ def test_another_torch_cpu_or_commit_is_named(trained: Path, tmp_path: Path) -> 
     assert crossing[1:] == (f"torch: 1.0.0 and 2.0.0 then, {now['torch']} now",)
 
 
+def test_other_threads_and_another_compilation_are_named(trained: Path, tmp_path: Path) -> None:
+    """A resume may change both. No other launch avoids them: a replay has those of the newest settings."""
+    folder = RunFolder(shutil.copytree(trained, tmp_path / "copy", symlinks=True))
+    (began,) = (event for event in timeline.read(folder.timeline) if event.processes)
+    assert (began.threads, began.compile) == (1, "no")
+    alone = job_of_one_process(threads=2)
+    described = json.loads(folder.environment.read_text())
+    described["run"] |= {"processes": 1, "wrapper": "one process", "precision": alone.arithmetic, "threads": 5}
+    folder.environment.write_text(json.dumps(described))
+    started = replace(began, processes=1, where="one process, cpu")
+
+    def found(first: int, last: int, *starts: timeline.Event) -> JobDifferences:
+        folder.timeline.unlink()
+        for start in starts:
+            timeline.append(folder.timeline, start)
+        return differences(folder, alone, first, last)
+
+    resumed = replace(started, kind="resumed", step=13, threads=2)
+    assert found(0, 13, started, resumed) == JobDifferences(("threads: 1 then, 2 now",), avoidable=False)
+    assert found(13, 26, started, resumed).lines == ()
+    (crossing,) = found(5, 20, started, resumed).lines
+    several = "1 x one process, cpu, threads: 1 and then 1 x one process, cpu, threads: 2"
+    assert crossing == f"steps 6 to 20 were trained on {several}, and no job recomputes all to the last digit"
+    compiled = replace(resumed, compile="default")
+    assert found(13, 26, started, compiled).lines == ("train.compile: default then, no now",)
+    several = several.replace("1 and", "1, train.compile: no and") + ", train.compile: default"
+    assert several in found(5, 20, started, compiled).lines[0]
+
+    older, newer = (replace(start, threads=0, compile="") for start in (started, resumed))
+    assert found(0, 13, older, newer).lines == (), "environment.json is of the second job"
+    assert found(13, 26, older, newer).lines == ("threads: 5 then, 2 now",)
+    assert found(5, 20, older, resumed).lines == (), "what is not known"
+    lines = [json.loads(line) for line in folder.timeline.read_text().splitlines()]
+    for key in ("threads", "compile"):
+        del lines[0][key]
+    damaged = [lines[0], lines[1] | {"threads": "2"}, lines[1] | {"compile": None}]
+    folder.timeline.write_text("".join(json.dumps(line) + "\n" for line in damaged))
+    assert timeline.read(folder.timeline) == [older]
+
+
 @pytest.mark.parametrize(("device", "avoidable"), [("cuda (NVIDIA A100)", True), ("cpu", False)])
 def test_a_cpu_is_compared_where_it_computes(of_three_jobs: RunFolder, device: str, avoidable: bool) -> None:
-    folder, alone = of_three_jobs, engine()
+    folder, alone = of_three_jobs, job_of_one_process()
     described = json.loads(folder.environment.read_text())
     described |= {"cpu": "Intel 8088"}
     described["run"] |= {"device": device, "precision": alone.arithmetic}
@@ -300,7 +347,7 @@ def test_a_certificate_names_the_jobs_that_trained_its_stretches(
     of_three_jobs: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They may be others than the last one, on which nothing differs."""
-    folder, alone = of_three_jobs, engine()
+    folder, alone = of_three_jobs, job_of_one_process()
     stretches = [Stretch(0, 13, None, (), None), Stretch(13, 26, 14, ("weights",), None)]
     monkeypatch.setattr(certificate, "certify", lambda *_, **__: stretches)
     config = _recorded_config(folder, None)
