@@ -99,6 +99,7 @@ class Engine(ABC):
         shards: of what a process holds a part only, for a reader.
         updates_on_cpu: whether the optimizer computes there, wherever the network does.
         has_other_groups: see :class:`~cifar_dist.distributed.ranks.Ranks`.
+        rounds_by_processes: whether another number of processes rounds differently.
         kind: its short name in messages, for example ``ddp``.
         description: its name for a reader, for example ``DDP``.
         precision: what all processes compute in.
@@ -113,6 +114,7 @@ class Engine(ABC):
     shards: ClassVar[str] = "nothing"
     updates_on_cpu = False
     has_other_groups: ClassVar[bool] = False
+    rounds_by_processes: ClassVar[bool] = True
     kind: str
     description: str
     signals: StopSignals

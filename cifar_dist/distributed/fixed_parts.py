@@ -33,6 +33,7 @@ class FixedParts(Engine):
         Limit("train.sync_batchnorm", bool, "needs whole batches", "remove it, or train.parts"),
     )
     kind, description = "parts", "fixed parts"
+    rounds_by_processes = False
     has_other_groups = True  # NCCL's send and receive have one for each pair
 
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> WrappedModel:

@@ -210,6 +210,9 @@ def differences(folder: RunFolder, engine: Engine, first: int, last: int) -> Job
         return JobDifferences((unknown,), avoidable=False)
     jobs = _jobs_of(folder, first, last)
     numerics = _numerics_lines(folder, engine, jobs)
+    if not engine.rounds_by_processes:  # as if all had been trained on as many as these
+        facts = replace(facts, processes=engine.ranks.world_size)
+        jobs = [replace(job, processes=engine.ranks.world_size) for job in jobs]
     if len(kinds := _kinds(jobs)) > 1:
         several = " and then ".join(kinds)
         line = f"steps {first + 1} to {last} were trained on {several}, and no job recomputes all to the last digit"

@@ -263,6 +263,22 @@ def test_a_step_is_compared_with_the_job_that_trained_it(of_three_jobs: RunFolde
     assert (other.avoidable, crossing.avoidable) == (True, False), "what the command on the run's processes is for"
 
 
+def test_fixed_parts_do_not_depend_on_processes(of_three_jobs: RunFolder) -> None:
+    """So a replay names none, and no other number is worth a try."""
+    folder, alone = of_three_jobs, engine(Config(train=TrainConfig(threads=1, parts=4)))
+    described = json.loads(folder.environment.read_text())
+    described["run"] |= {"processes": 3, "wrapper": alone.description, "precision": alone.arithmetic}
+    folder.environment.write_text(json.dumps(described))
+    started = timeline.Event(timeline.utc(), "started", 0, 2, f"{alone.description}, cpu", threads=1)
+    folder.timeline.unlink()
+    assert differences(folder, alone, 0, 26) == JobDifferences((), avoidable=False)
+    timeline.append(folder.timeline, started)
+    timeline.append(folder.timeline, replace(started, kind="resumed", step=13, processes=3))
+    assert differences(folder, alone, 5, 20) == JobDifferences((), avoidable=False)
+    timeline.append(folder.timeline, replace(started, kind="resumed", step=20, processes=1, threads=2))
+    assert differences(folder, alone, 21, 26) == JobDifferences(("threads: 2 then, 1 now",), avoidable=False)
+
+
 def test_another_torch_cpu_or_commit_is_named(trained: Path, tmp_path: Path) -> None:
     """By the record of the job that trained the steps; no other launch avoids them."""
     folder = RunFolder(shutil.copytree(trained, tmp_path / "copy", symlinks=True))
