@@ -5,7 +5,8 @@ a heartbeat that it lives. A machine that is lost makes the ranks of the others 
 stop. Then the launchers meet again, and start ranks with new numbers. What torchrun lacks is added here: ranks that
 agreed to end are not started again, those that are stopped get the time that a save takes, and those that wait for a
 machine without a heartbeat are ended. They would wait long: a power failure closes no connection, and gloo does not
-always notice one that is closed while it sends.
+always notice one that is closed while it sends. And a machine whose ranks end after those at the store returns their
+exit code, although the store has ended.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar
 
 from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
-from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousTimeoutError
+from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousError, RendezvousTimeoutError
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
 from torch.distributed.elastic.rendezvous.utils import _matches_machine_hostname
 from torch.distributed.launcher import api as launcher
@@ -39,6 +41,7 @@ from cifar_dist.terminal.notice import notice
 _RESTARTS = 3  # unless --max_restarts says otherwise; that a machine joins costs none
 _LAST_CALL_SECONDS = 10  # between the arrival of the last machine required and a start without the others
 _LAST_SECONDS = 5  # the same after a machine was lost, without which its ranks' states cannot be gathered
+_ENDING_SECONDS = 45  # after the store is lost: ranks that agreed to end have saved, and rank 0 may draw the report
 _REPEAT_SECONDS = 1.0  # between two requests: a rank that is starting up ignores them
 _POLL_SECONDS = 0.1
 _PROGRAM = "cifar_dist"  # the module that precedes the words of a job
@@ -119,8 +122,12 @@ class ElasticAgent(LocalElasticAgent):
     meeting: ClassVar[Meeting | None] = None
     _stop_seconds: float = GRACE_SECONDS
     _stop_signal = signal.SIGTERM
+    _store_failed: tuple[float, RendezvousError] | None = None  # when, and how
 
     def run(self, role: str = DEFAULT_ROLE) -> RunResult:
+        handler = self._worker_group.spec.rdzv_handler
+        # Torch asks it, too, after each look at the ranks.
+        handler.num_nodes_waiting = partial(self._machines_waiting, handler.num_nodes_waiting)  # type: ignore[method-assign]
         result: RunResult | None = super().run(role)
         if result is None:  # the job ended while this machine waited for a place; torchrun takes that for a result
             raise RendezvousClosedError
@@ -163,9 +170,29 @@ class ElasticAgent(LocalElasticAgent):
         if codes & _AGREED_CODES:
             self._remaining_restarts = 0
         elif self._remaining_restarts:
+            if self._store_failed is not None:
+                raise self._store_failed[1]  # there is no meeting in which to start again
             failed = ", ".join(f"rank {rank}" for rank in result.failures)
             notice(f"{failed} failed; {self._again()}")
         return result
+
+    def _machines_waiting(self, ask: Callable[[], int]) -> int:
+        """Return how many machines wait to join: 0 once the store is lost, while ranks of this machine may yet end.
+
+        They have agreed on an exit code with those of the machine that had the store, or fail without them.
+
+        Raises:
+            RendezvousError: the store is lost, and ranks that agreed to end would have ended.
+        """
+        if self._store_failed is None:
+            try:
+                return ask()
+            except RendezvousError as error:
+                self._store_failed = time.monotonic(), error
+        since, lost = self._store_failed
+        if time.monotonic() - since > _ENDING_SECONDS:
+            raise lost
+        return 0
 
     def _again(self) -> str:
         return f"starting again on the machines left ({self._remaining_restarts} times at most)"

@@ -5,10 +5,12 @@ The lost machine is stopped (SIGSTOP). As after a power failure no connection br
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -101,6 +103,54 @@ def test_a_machine_that_was_not_needed_ends_with_the_job(tiny: Path, tmp_path: P
     assert [one.returncode for one in done] == [0, 0], done[1].stderr
     assert done[1].stderr.endswith("cifar-dist: the run is finished; this machine was not needed\n")
     assert "Traceback" not in done[1].stderr
+
+
+@pytest.mark.parametrize(
+    ("late", "words", "code"),
+    [("rank", [], 75), ("rank", ["--run.processes", "1"], 2), ("launcher", [], 75)],
+    ids=["its rank ends later", "its rank refuses later", "its launcher notices later"],
+)
+def test_a_machine_that_ends_after_the_host_returns_the_code_of_its_ranks(
+    tiny: Path, tmp_path: Path, forked: dict[str, str], late: str, words: list[str], code: int
+) -> None:
+    """The store at which the machines meet ends with the launcher of the host."""
+    port, note, host_ended = free_port(), tmp_path / "paused", tmp_path / "host-ended"
+    (tmp_path / "late").mkdir()
+    (tmp_path / "late" / "sitecustomize.py").write_text(
+        f"import os, time\n"
+        f"end = os._exit\n"
+        f"def end_later(code):\n"
+        f"    while code in (2, 75) and not os.path.exists({str(host_ended)!r}):\n"
+        f"        time.sleep(0.05)\n"
+        f"    end(code)\n"
+        f"os._exit = end_later\n"
+    )
+
+    def start_machine(number: int, variables: dict[str, str]) -> warm.Popen:
+        options = ["--num_processes=1", "--nnodes=2:2", f"--rdzv_endpoint=127.0.0.1:{port}"]
+        options += [f"--rdzv_conf=is_host={number == 1}", f"--local_addr=127.0.0.{number}"]
+        command = [sys.executable, "-m", "cifar_dist", "launch", "cpu", *options, str(tiny), *words]
+        env = environment({**forked, **pausing(12, note), **variables})
+        return warm.Popen(command, env=env, cwd=ROOT, stdout=-1, stderr=-1, text=True)
+
+    host = start_machine(1, {})  # it has the lower address, and therefore rank 0
+    path = os.pathsep.join([str(tmp_path / "late"), environment()["PYTHONPATH"]])
+    other = start_machine(2, {"PYTHONPATH": path} if late == "rank" else {})
+    if code == 75:
+        paused = wait_for_pause(note, [host, other])
+        (launcher,) = psutil.Process(other.pid).children()
+        if late == "launcher":
+            launcher.suspend()
+        host.send_signal(signal.SIGTERM)
+        resume(paused)
+    done = finish([host])
+    time.sleep(1)  # in which the other launcher looks for machines that wait
+    host_ended.touch()
+    if late == "launcher":
+        launcher.resume()
+    done += finish([other])
+    assert [one.returncode for one in done] == [code, code], done[1].stderr
+    assert "has left" not in done[1].stderr
 
 
 @pytest.mark.parametrize(
