@@ -154,9 +154,12 @@ def _began_in_this_job(folder: RunFolder) -> bool:
 
 
 def _remove_old_stop_file(folder: RunFolder) -> list[str]:
-    """Remove a request to stop that was made before this process began; return a line to report."""
+    """Remove a request to stop that was made before this process began; return a line to report.
+
+    It holds where the same job has started this process again: it was made since, as the first process removed others.
+    """
     began = psutil.Process().create_time() + _BOOT_TIME_SECONDS
-    if not folder.stop_file.is_file() or folder.stop_file.stat().st_mtime >= began:
+    if has_restarted() or not folder.stop_file.is_file() or folder.stop_file.stat().st_mtime >= began:
         return []
     folder.stop_file.unlink()
     return [f"removed {folder.stop_file}, which asked an earlier process to stop"]

@@ -188,7 +188,7 @@ def test_a_job_starts_its_ranks_again_as_often_as_it_is_asked_to(options: list[s
 def test_restarts_that_a_request_to_stop_would_not_end_are_refused(
     tiny: Path, tmp_path: Path, forked: dict[str, str], options: list[str], remedy: str
 ) -> None:
-    """Torchrun starts ranks again whatever their exit code, and those take the STOP file for one of an earlier job."""
+    """Torchrun starts ranks again whatever their exit code."""
     words = ["-m", "cifar_dist", "launch", "cpu", "--max_restarts=2", *options, str(tiny)]
     (done,) = spawn(words, env=forked)
     problem = f"--max_restarts=2 alone would also start ranks again that stopped on request; {remedy}"

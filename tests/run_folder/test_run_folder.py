@@ -15,6 +15,7 @@ from cifar_dist.config.saved import read_config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.files import write_sums
+from cifar_dist.launch.launched import RESTARTED
 from cifar_dist.run_folder import EvaluationSummary, RunFolder
 from cifar_dist.run_folder.opening import open_folder
 from cifar_dist.run_folder.settings import write_settings
@@ -209,6 +210,23 @@ def test_a_request_to_stop_is_removed_unless_it_is_later_than_the_start(
         remains,
         [] if remains else [f"removed {file}, which asked an earlier process to stop"],
     )
+
+
+@pytest.mark.parametrize("restarted", [RESTARTED, "SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"])
+def test_a_request_to_stop_holds_for_processes_that_the_same_job_starts_again(
+    tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, restarted: str
+) -> None:
+    """It is made while a requeued job waits in the queue, or while an elastic job has no ranks."""
+    file = RunFolder(tmp_path).stop_file
+    open_and_end(tmp_path, CONFIG, manifest)
+    file.touch()
+    os.utime(file, (psutil.Process().create_time() - 9,) * 2)
+    with monkeypatch.context() as variables:
+        variables.setenv(restarted, "1")
+        assert open_folder(RunFolder(tmp_path), CONFIG, manifest) == []
+        assert file.exists()
+    open_and_end(tmp_path, CONFIG, manifest)
+    assert not file.exists(), "a command that a person types removes it"
 
 
 def test_a_folder_named_stop_requests_nothing(tmp_path: Path, manifest: Manifest) -> None:
