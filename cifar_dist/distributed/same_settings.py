@@ -30,12 +30,7 @@ def check_same_settings(config: Config, ranks: Ranks) -> None:
     Raises:
         UserError: the first setting that differs, with its values.
     """
-    own = {
-        key: value
-        for key, value in settings_of(config).items()
-        if key not in _OF_A_MACHINE and (key in _OF_THE_JOB or not key.startswith("run."))
-    }
-    first, *others = ranks.gather_objects(own)
+    first, *others = ranks.gather_objects(settings_in_common(config))
     for rank, settings in enumerate(others, 1):
         for key in (*first, *settings):
             values = [found.get(key, "not set") for found in (first, settings)]
@@ -43,6 +38,15 @@ def check_same_settings(config: Config, ranks: Ranks) -> None:
                 raise UserError(
                     f"{key} is {values[0]} on rank 0 and {values[1]} on rank {rank}; give all machines the same command"
                 )
+
+
+def settings_in_common(config: Config) -> dict[str, object]:
+    """Return the settings that all ranks of a job must share."""
+    return {
+        key: value
+        for key, value in settings_of(config).items()
+        if key not in _OF_A_MACHINE and (key in _OF_THE_JOB or not key.startswith("run."))
+    }
 
 
 def check_same_devices(optimizer: OptimConfig, name: str, ranks: Ranks) -> None:

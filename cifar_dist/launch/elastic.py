@@ -35,6 +35,7 @@ from cifar_dist.launch.agreed_code import AGREED
 from cifar_dist.launch.job import Job
 from cifar_dist.launch.launched import RESTARTED
 from cifar_dist.launch.meeting import Meeting
+from cifar_dist.launch.options import LaunchRequest
 from cifar_dist.launch.signal_queue import MACHINE_JOINS
 from cifar_dist.terminal.notice import notice
 
@@ -68,13 +69,20 @@ def is_elastic(arguments: argparse.Namespace) -> bool:
     return "nnodes" in arguments
 
 
-def prepare(arguments: argparse.Namespace, job: Job) -> None:
+def prepare(arguments: argparse.Namespace, asked: LaunchRequest, job: Job) -> None:
     """Have ``accelerate launch`` start an elastic job.
 
     Args:
         arguments: of ``accelerate launch``; changed.
+        asked: what they say about machines.
         job: what its ranks do.
+
+    Raises:
+        UserError: this machine would end the others' job.
     """
+    least, _, most = arguments.nnodes.partition(":")
+    machines = range(int(least), int(most or least) + 1)
+    job.check_elastic([number * asked.processes for number in machines] if asked.processes else [])
     arguments.rdzv_backend = "c10d"
     conf = f"join_timeout={job.join_timeout:.0f},last_call_timeout={_LAST_CALL_SECONDS}"
     arguments.rdzv_conf = ",".join(filter(None, [conf, arguments.rdzv_conf]))

@@ -20,5 +20,15 @@ class Job(Protocol):
     def is_finished(self) -> bool:
         """Whether the run is finished; asked when an elastic job has ended without this machine."""
 
+    def check_elastic(self, processes: Sequence[int]) -> None:
+        """Refuse a job, or this machine of it, that would end all machines once it has joined them.
+
+        Args:
+            processes: all numbers of processes that the job may have; empty if they are unknown.
+
+        Raises:
+            UserError: it cannot train with one of them, or not with the job that trains the run now.
+        """
+
     def words_to_continue(self) -> Sequence[str]:
         """Return the words of ranks that start again, because a machine was lost or joins."""

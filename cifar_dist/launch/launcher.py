@@ -63,7 +63,7 @@ def launch_ranks(words: Sequence[str], asked: LaunchRequest, job: Job, forwarded
     elastic.add_options(parser)
     arguments = parser.parse_args([f"--log_dir={os.devnull}", *words])  # else torchrun leaves an empty folder in /tmp
     if elastic.is_elastic(arguments):
-        elastic.prepare(arguments, job)
+        elastic.prepare(arguments, asked, job)
     else:
         _refuse_restarts(arguments, asked)
         arguments.max_restarts = 0

@@ -7,8 +7,13 @@ from functools import cached_property
 
 from cifar_dist import recipe
 from cifar_dist.config import Config, RunConfig
+from cifar_dist.config.changes import LENGTH
 from cifar_dist.config.overrides import split_settings
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder, find_run
+from cifar_dist.run_folder.opening import refuse_other_data
+from cifar_dist.run_folder.settings import refuse_other_settings
 from cifar_dist.runs.resume import resumed_config, settings_of_resume
 
 
@@ -40,6 +45,37 @@ class LaunchedRun:
         config = self._config  # with run.fresh, this job has created the folder
         return config is not None and is_finished(config.with_run(fresh=False))
 
+    def check_elastic(self, processes: Sequence[int]) -> None:
+        """Refuse a job, or this machine of it, that would end all machines once it has joined them.
+
+        What the ranks refuse ends them all, with a job that trained without this machine until then. Before the job
+        trains, they refuse what only this machine lacks.
+
+        Args:
+            processes: all numbers of processes that the job may have; empty if they are unknown.
+
+        Raises:
+            UserError: it cannot train with one of them; or a process trains the run now, and this machine lacks its
+                data, or has other settings.
+        """
+        if self._config is None or self.is_finished():
+            return
+        from cifar_dist.training.requirements import check_batch_size  # imports torch, which takes seconds
+
+        config, folder = self._config, RunFolder.of(self._config)
+        if folder.exists() and folder.in_use():
+            config = resumed_config(folder, split_settings(self.words_to_continue()[2:])[0])
+            _refuse_other_settings_than_now(folder, config)
+            refuse_other_data(folder, Manifest.load(config.data.path))
+        expected = config.run.processes
+        if expected and (other := next((count for count in processes if count != expected), 0)):
+            raise UserError(
+                f"run.processes asks for {expected} processes and this job may have {other}; use --run.processes 0, "
+                "which allows any number"
+            )
+        for count in processes:
+            check_batch_size(config, count)
+
     def words_to_continue(self) -> list[str]:
         """Return the words with which ranks that start again continue the run.
 
@@ -58,3 +94,22 @@ class LaunchedRun:
         if verb not in ("train", "resume") or len(others) != 1 or others[0].startswith("-"):
             return None
         return recipe.load(others[0], settings) if verb == "train" else resumed_config(find_run(others[0]), settings)
+
+
+def _refuse_other_settings_than_now(folder: RunFolder, config: Config) -> None:
+    """Refuse settings that differ from those of the job that trains a run now, which are in its folder.
+
+    Raises:
+        UserError: the first of them.
+    """
+    from cifar_dist.distributed.same_settings import settings_in_common
+
+    refuse_other_settings(folder, config, besides=LENGTH)  # it says more
+    now, asked = settings_in_common(resumed_config(folder, [])), settings_in_common(config)
+    for key in (*now, *asked):
+        if now.get(key) != asked.get(key):
+            was, here = now.get(key, "not set"), asked.get(key, "not set")
+            raise UserError(
+                f"{key} is {was} in the job that trains {folder.path} now, and {here} here; give all machines the same "
+                "command"
+            )

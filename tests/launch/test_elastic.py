@@ -81,6 +81,49 @@ def test_a_job_continues_without_a_lost_machine_until_it_returns(
     assert re.findall(r"^cifar-dist: machines: (\d), processes: \1$", done[0].stderr, re.M) == ["2", "1", "2"]
 
 
+def test_a_machine_that_cannot_take_part_leaves_the_job_alone(
+    tiny: Path, tmp_path: Path, forked: dict[str, str]
+) -> None:
+    port, note = free_port(), tmp_path / "paused"
+    options = ["--num_processes=1", "--nnodes=1:2", f"--rdzv_endpoint=127.0.0.1:{port}"]
+    command = [sys.executable, "-m", "cifar_dist", "launch", "cpu", *options, str(tiny)]
+
+    def start_machine(*words: str) -> warm.Popen:
+        env = environment({**forked, **pausing(12, note)})
+        return warm.Popen([*command, *words], env=env, cwd=ROOT, stdout=-1, stderr=-1, text=True)
+
+    first = start_machine()
+    paused = wait_for_pause(note, [first])
+    run = tmp_path / "runs" / "tiny"
+    refusals = {
+        "--optim.lr 0.2": f"{run} was started with optim.lr = 0.1 and this command says 0.2",
+        "--train.epochs 3": f"train.epochs is 2 in the job that trains {run} now, and 3 here",
+        "--data.path /nowhere": "no packed dataset at /nowhere: the folder does not exist",
+        "--run.processes 1": "run.processes asks for 1 processes and this job may have 2",
+    }
+    done = finish([start_machine(*words.split()) for words in refusals])
+    paused.send_signal(signal.SIGCONT)
+    assert finish([first])[0].returncode == 0
+    for refused, problem in zip(done, refusals.values(), strict=True):
+        assert refused.returncode == 2, refused.stderr
+        assert refused.stderr.startswith(f"cifar-dist: {problem}")
+        assert refused.stderr.count("\n") == 1
+    events = timeline.read(run / "timeline.jsonl")
+    assert [event.processes for event in events if event.processes] == [1], "it did not stop for them"
+
+
+@pytest.mark.parametrize("words", [["--train.parts", "1"], ["--run.processes", "1"]])
+def test_a_job_that_a_second_machine_would_end_is_refused(
+    tiny: Path, tmp_path: Path, forked: dict[str, str], words: list[str]
+) -> None:
+    options = ["--num_processes=1", "--nnodes=1:2", f"--rdzv_endpoint=127.0.0.1:{free_port()}"]
+    (done,) = spawn(["-m", "cifar_dist", "launch", "cpu", *options, str(tiny), *words], env=forked)
+    problem = "are too few for 2 processes" if "--train.parts" in words else "and this job may have 2"
+    assert done.returncode == 2
+    assert problem in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_machine_that_was_not_needed_ends_with_the_job(tiny: Path, tmp_path: Path, forked: dict[str, str]) -> None:
     port, note = free_port(), tmp_path / "paused"
     env = environment({**forked, **pausing(12, note)})
@@ -107,7 +150,7 @@ def test_a_machine_that_was_not_needed_ends_with_the_job(tiny: Path, tmp_path: P
 
 @pytest.mark.parametrize(
     ("late", "words", "code"),
-    [("rank", [], 75), ("rank", ["--run.processes", "1"], 2), ("launcher", [], 75)],
+    [("rank", [], 75), ("rank", ["--train.sync_batchnorm", "true"], 2), ("launcher", [], 75)],
     ids=["its rank ends later", "its rank refuses later", "its launcher notices later"],
 )
 def test_a_machine_that_ends_after_the_host_returns_the_code_of_its_ranks(

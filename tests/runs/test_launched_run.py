@@ -33,6 +33,7 @@ def test_words_that_start_no_run_are_left_to_their_verb(words: str) -> None:
     assert launched.join_timeout == RunConfig().join_timeout
     assert launched.words_to_continue() == words.split()
     assert not launched.is_finished()
+    launched.check_elastic([1, 2])
 
 
 def test_a_run_continues_with_its_own_settings(run: str, tmp_path: Path) -> None:
