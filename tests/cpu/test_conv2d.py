@@ -61,6 +61,7 @@ def test_they_are_those_of_torch(
 ) -> None:
     torch.manual_seed(0)
     assume(all(map(_begins, side, kernel, stride, padding, dilation)))
+    assume(stride[1] == 1 or not has_amx())  # with it, oneDNN computes some of these wrongly
     plain = nn.Conv2d(128, 6, kernel, stride, padding, dilation, groups, bias).to(memory_format=layout)
     images = torch.randn(3, 128, *side).to(memory_format=layout)
     own, exact = copy.deepcopy(plain), copy.deepcopy(plain)
@@ -70,7 +71,8 @@ def test_they_are_those_of_torch(
         patched.setattr(of_convolutions, "_MOST_BYTES", at_once)
         found, wanted = gradients(own, images), gradients(plain, images)
     *_, right = gradients(exact, images, dtype=torch.float32)  # torch's of bfloat16 may be uninitialised
-    assert all(map(torch.equal, found[:2], wanted[:2])) or has_amx(), "with AMX, torch's may be wrong"
+    assert torch.equal(found[0], wanted[0])
+    assert torch.equal(found[1], wanted[1])
     assert (found[2] - right).norm() <= 0.02 * right.norm()
     assert found[2][right == 0].count_nonzero() == 0, "the weights that meet nothing but padding"
     assert own.state_dict().keys() == plain.state_dict().keys()
