@@ -3,7 +3,8 @@
 They may be of 8-bit integers, see :mod:`cifar_dist.cpu.int8`. In bfloat16, oneDNN computes the weight gradients of
 convolutions whose output has few pixels at half the speed of everything else; here they are a product of matrices. And
 it leaves the gradients of weights that meet nothing but padding uninitialised (torch 2.15), as are most of a 3x3
-convolution of stride 2 on 1x1 pixels; here they are 0.
+convolution of stride 2 on 1x1 pixels; here they are 0. With AMX, some strided convolutions are wrong; here they are
+computed in float32.
 """
 
 from __future__ import annotations
@@ -79,8 +80,15 @@ def conv2d(
     Returns:
         float [n, outputs, rows, columns]; bfloat16 under autocast to it.
     """
-    if _trains_on_cpu(images, weight):
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else images.dtype
+    place = (stride, padding, dilation, groups)
+    if images.device.type != "cpu" or images.ndim != 4 or torch.compiler.is_compiling():
+        return F.conv2d(images, weight, bias, *place)
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else images.dtype
+    if dtype == torch.bfloat16 and has_amx() and _errs_with_amx(images, weight, stride, padding, dilation):
+        with torch.autocast("cpu", enabled=False):
+            exact = F.conv2d(images.float(), weight.float(), None if bias is None else bias.float(), *place)
+        return exact.to(dtype)
+    if weight.requires_grad and torch.is_grad_enabled():
         sizes = zip(images.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
         begins = [_begins(*size) for size in sizes]
         pixels = math.prod(map(len, begins))
@@ -91,7 +99,19 @@ def conv2d(
             weight = _without_waste(weight, images.shape[2:], begins, dilation)
             if is_plain and _gains_as_product(pixels, weight, padding):
                 return _convolve(_Convolution, images.to(dtype), weight.to(dtype), stride, padding)
-    return F.conv2d(images, weight, bias, stride, padding, dilation, groups)
+    return F.conv2d(images, weight, bias, *place)
+
+
+def _errs_with_amx(images: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> bool:
+    """Whether oneDNN may convolve wrongly: some of stride 2 or more in a row, of which only the usual ones are known.
+
+    Kernels of 4x4 of stride 4 over 16 channels, or 3x3 of stride 2 on columns of two pixels, give other numbers, or
+    uninitialised ones (oneDNN 3.13).
+    """
+    if stride[1] == 1 or weight.shape[2:] == (1, 1):
+        return False
+    is_usual = weight.shape[2:] == (3, 3) and (stride, padding, dilation) == ((2, 2), (1, 1), (1, 1))
+    return not is_usual or images.shape[3] <= 2
 
 
 def _convolve(
@@ -100,11 +120,6 @@ def _convolve(
     with torch.autocast("cpu", enabled=False):
         convolved: Tensor = function.apply(images, weight, stride, padding)
     return convolved
-
-
-def _trains_on_cpu(images: Tensor, weight: Tensor) -> bool:
-    trains = weight.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return trains and images.device.type == "cpu" and images.ndim == 4
 
 
 def _begins(side: int, kernel: int, step: int, border: int, dilation: int) -> range:

@@ -165,6 +165,8 @@ class Engine(ABC):
 
     def prepare_for_inference(self, module: nn.Module) -> InferenceModel:
         """Move ``module`` to this process's device; it is not trained. Collective."""
+        if self.ranks.device.type == "cpu":
+            replace_convolutions(module)
         return InferenceModel(module.to(self.ranks.device), self.ranks, self.precision)
 
     @cached_property

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -76,6 +76,32 @@ def test_they_are_those_of_torch(
     assert (found[2] - right).norm() <= 0.02 * right.norm()
     assert found[2][right == 0].count_nonzero() == 0, "the weights that meet nothing but padding"
     assert own.state_dict().keys() == plain.state_dict().keys()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    side=st.tuples(st.integers(1, 14), st.integers(1, 14)),
+    inputs=st.sampled_from([3, 16, 24, 64]),
+    kernel=st.integers(1, 4),
+    stride=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    padding=st.integers(0, 2),
+    trains=st.booleans(),
+)
+@example(side=(8, 8), inputs=16, kernel=4, stride=(4, 4), padding=0, trains=False)
+@example(side=(9, 2), inputs=16, kernel=3, stride=(2, 2), padding=1, trains=True)
+def test_strided_convolutions_are_right_in_bfloat16(
+    side: tuple[int, int], inputs: int, kernel: int, stride: tuple[int, int], padding: int, trains: bool
+) -> None:
+    """With AMX, oneDNN's of these examples are not."""
+    torch.manual_seed(0)
+    assume(min(side) + 2 * padding >= kernel)
+    conv = nn.Conv2d(inputs, 8, kernel, stride, padding).to(memory_format=torch.channels_last).bfloat16()
+    images = torch.randn(2, inputs, *side).to(memory_format=torch.channels_last).bfloat16()
+    weight, bias = conv.weight.detach().float(), conv.get_parameter("bias").detach().float()
+    right = nn.functional.conv2d(images.float(), weight, bias, stride, padding)
+    replace_convolutions(conv)
+    conv.requires_grad_(trains)
+    assert (conv(images).float() - right).norm() <= 0.01 * right.norm()
 
 
 @pytest.mark.parametrize(("side", "stride"), [(1, 2), (1, 3), (2, 3)])

@@ -287,6 +287,7 @@ def test_rows_that_could_not_be_uploaded_in_time_are_one_warning_and_sent_again(
         assert f"wandb sync {segment}" in capsys.readouterr().out
 
         server.upload_status = 200
+        monkeypatch.setattr(wandb_mirror, "_FINISH_SECONDS", 60)
         mirrors = mirrored(tmp_path, online, [train(1), train(2)], warnings)
         mirrors.train_steps([train(3)])
         mirrors.close("finished")
