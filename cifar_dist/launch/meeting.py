@@ -52,9 +52,9 @@ class Meeting:
         return self._handler is not None
 
     def begin(self, handler: DynamicRendezvousHandler) -> None:
-        """Note that this machine waits in ``handler``."""
+        """Note that this machine waits in ``handler``, whose own timeout begins now."""
         self._handler = handler
-        self._began = self._began or time.monotonic()
+        self._began = time.monotonic()
 
     def end(self) -> None:
         """Note that its ranks start."""
@@ -74,13 +74,15 @@ class Meeting:
         return f"{machines} of at least {least} machines {have} met at {self._endpoint} (--rdzv_endpoint)"
 
     def _watch(self) -> None:
-        next_line = SAY_SECONDS
+        since, next_line = self._began, SAY_SECONDS
         while True:
             time.sleep(_POLL_SECONDS)
             began = self._began
+            if began != since:
+                since, next_line, self._said = began, SAY_SECONDS, ""
             if began is None:
-                next_line, self._said = SAY_SECONDS, ""
-            elif (waited := time.monotonic() - began) > min(next_line, self._timeout + _GIVE_UP_SECONDS):
+                continue
+            if (waited := time.monotonic() - began) > min(next_line, self._timeout + _GIVE_UP_SECONDS):
                 next_line = waited + SAY_SECONDS
                 self._report(waited)
 

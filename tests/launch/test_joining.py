@@ -15,10 +15,13 @@ from types import SimpleNamespace
 import pytest
 from support.running import PATIENCE, TRAIN, finish, free_port, listens, spawn, start, wait_until
 from torch.distributed import TCPStore
+from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
 
 from cifar_dist.errors import JoinTimeoutError
-from cifar_dist.launch import joining
+from cifar_dist.launch import joining, meeting
 from cifar_dist.launch.joining import join_ranks
+from cifar_dist.launch.meeting import Meeting
 from launch import soak
 
 
@@ -113,6 +116,35 @@ def test_a_store_of_torchrun_that_is_of_another_meeting_is_explained(monkeypatch
     _place_of_restarts(monkeypatch, 1, of_torchrun.port)
     with pytest.raises(JoinTimeoutError, match=r"^gave up after 0 s .*: rank 0 has not joined; if machines come and"):
         join_ranks(0.4)
+
+
+def test_a_machine_that_is_slow_to_find_the_meeting_waits_in_it_as_long_as_others(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    port, now = free_port(), 0
+
+    def sleep(_: float) -> None:  # a second passes; this machine finds the meeting in the twelfth
+        nonlocal now
+        now += 1
+        if now == 12:
+            store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+            backend = C10dRendezvousBackend(store, "job")
+            of_machines.begin(DynamicRendezvousHandler.from_backend("job", store, backend, min_nodes=2, max_nodes=2))
+
+    def give_up(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(meeting, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    monkeypatch.setattr(meeting, "os", SimpleNamespace(_exit=give_up))
+    of_machines = Meeting(f"127.0.0.1:{port}", timeout=5)
+    with pytest.raises(SystemExit, match="1"):
+        of_machines._watch()
+    assert now == 12 + 16, "torch gives up after 5 s in the meeting; 10 s later this thread does"
+    assert re.findall(r"(waiting for|gave up after) (\d+) s.*: (.*) at ", capfd.readouterr().err) == [
+        ("waiting for", "11", "no machine answers"),
+        ("waiting for", "11", "1 of at least 2 machines has met"),
+        ("gave up after", "16", "1 of at least 2 machines has met"),
+    ]
 
 
 @dataclass(frozen=True)

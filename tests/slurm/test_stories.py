@@ -42,7 +42,8 @@ class Story:
 
     def pause(self) -> psutil.Process:
         """Wait until the run has stopped itself."""
-        until(self.note.exists, self.job.output)
+        until(lambda: self.note.exists() or self.job.has_ended(), self.job.output)
+        assert self.note.exists(), self.job.output()
         return wait_for_pause(self.note, [])
 
     def events(self) -> list[timeline.Event]:
@@ -127,7 +128,7 @@ def stories(teller: Teller, cluster: Cluster, undisturbed: Job) -> dict[str, Sto
         "preempted": teller.begin("preempted", nodes="node[3-4]"),
         "node-down": teller.begin("node-down", nodes="node[5-6]"),
         "elastic": begin_elastic("elastic", least=1),
-        "few": begin_elastic("few", "--run.join_timeout", "5", least=2),
+        "few": begin_elastic("few", "--run.join_timeout", "15", least=2),
         "stalled": teller.begin("stalled", "--run.stall_timeout", "5"),
         "named": teller.begin("named"),
         "inside": teller.begin("inside", nodes="node1", env={"CIFAR_DIST_SRUN_OPTIONS": "--cpu-bind=none"}),
@@ -233,7 +234,7 @@ def test_a_job_whose_nodes_are_too_few_is_requeued_until_the_lost_one_returns(
 ) -> None:
     told = stories["few"]
     until(lambda: "; requeueing" in told.job.output(), told.job.output)
-    assert "gave up after 5 s (run.join_timeout): not all machines of this job still answer" in told.job.output()
+    assert "gave up after 15 s (run.join_timeout): not all machines of this job still answer" in told.job.output()
     with contextlib.suppress(subprocess.CalledProcessError):  # the test above has done it
         cluster.set_node("node8", "resume")
     told.assert_is_whole(whole, restarts=1)

@@ -93,9 +93,13 @@ class Job:
         path = self.folder / f"slurm-{self.id}.out"
         return path.read_text() if path.exists() else ""
 
+    def has_ended(self) -> bool:
+        """Whether the job has ended for good."""
+        return self.facts()["JobState"] in _ENDED
+
     def wait(self) -> str:
         """Wait until the job has ended for good; return its state."""
-        until(lambda: self.facts()["JobState"] in _ENDED, lambda: f"{self.facts()['JobState']}\n{self.output()}")
+        until(self.has_ended, lambda: f"{self.facts()['JobState']}\n{self.output()}")
         return self.facts()["JobState"]
 
 
