@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from cifar_dist.cpu import conv2d
 from cifar_dist.cpu.conv2d import convolutions_in_int8, replace_convolutions
 from cifar_dist.cpu.gradients import Pair
 from cifar_dist.cpu.instructions import has_int8_products
@@ -158,8 +159,11 @@ def test_zeros_are_zeros() -> None:
         (nn.Conv2d(64, 64, 3, bias=False, padding="same"), 64, False),
     ],
 )
-def test_they_are_used_where_they_are_faster(conv: nn.Conv2d, side: int, used: bool) -> None:
+def test_they_are_used_where_they_are_faster(
+    monkeypatch: pytest.MonkeyPatch, conv: nn.Conv2d, side: int, used: bool
+) -> None:
     """A training step in either number format was timed."""
+    monkeypatch.setattr(conv2d, "has_amx", lambda: False)  # with it they are never used
     replace_convolutions(conv)
     images = torch.randn(8, conv.in_channels, side, side, requires_grad=True)
 

@@ -234,7 +234,9 @@ def test_a_job_whose_nodes_are_too_few_is_requeued_until_the_lost_one_returns(
 ) -> None:
     told = stories["few"]
     until(lambda: "; requeueing" in told.job.output(), told.job.output)
-    assert "gave up after 15 s (run.join_timeout): not all machines of this job still answer" in told.job.output()
+    # Torch forgets the lost machine after 15 s.
+    missing = "(not all machines of this job still answer|1 of at least 2 machines has met)"
+    assert re.search(rf"gave up after 15 s \(run.join_timeout\): {missing}", told.job.output()), told.job.output()
     with contextlib.suppress(subprocess.CalledProcessError):  # the test above has done it
         cluster.set_node("node8", "resume")
     told.assert_is_whole(whole, restarts=1)
