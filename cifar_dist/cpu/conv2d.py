@@ -1,15 +1,14 @@
 """Convolutions of a network that is trained on a CPU: faster than oneDNN's, or right where those are wrong.
 
 They may be of 8-bit integers, see :mod:`cifar_dist.cpu.int8`. In bfloat16, oneDNN computes the weight gradients of
-convolutions whose output has few pixels at half the speed of everything else; here they are a product of matrices. And
-it leaves the gradients of weights that meet nothing but padding uninitialised (torch 2.15), as are most of a 3x3
-convolution of stride 2 on 1x1 pixels; here they are 0. With AMX, some strided convolutions are wrong; here they are
-computed in float32.
+convolutions whose output has few pixels at half the speed of everything else, or at a tenth with AMX; here they are a
+product of matrices, or those of several images side by side. And it leaves the gradients of weights that meet nothing
+but padding uninitialised (torch 2.15), as are most of a 3x3 convolution of stride 2 on 1x1 pixels; here they are 0.
+With AMX, some strided convolutions are wrong; here they are computed in float32.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,15 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar_dist.cpu.gradients import Pair, image_gradient, weight_gradient
+from cifar_dist.cpu.gradients import Pair, image_gradient, weight_gradient, weight_gradient_side_by_side
 from cifar_dist.cpu.instructions import has_amx
 from cifar_dist.cpu.int8 import Int8Convolution
 
 _MOST_PIXELS: Final = 16  # of the output; of more, oneDNN is as fast, or faster
 _MOST_PIXELS_UNPADDED: Final = 36  # without padding, which the patches need a copy of the input for
+_MOST_COLUMNS_WITH_AMX: Final = 9
 _LEAST_INPUTS: Final = 64
-_MOST_PIXELS_WITH_AMX: Final = 64  # of so many inputs or more
-_LEAST_INPUTS_WITH_AMX: Final = 192
 
 # Of a training step in int8 on a core of an AMD EPYC with VNNI, in nanoseconds: what it saves, and what rounding takes.
 _PER_PRODUCT: Final = 0.007
@@ -91,13 +89,13 @@ def conv2d(
     if weight.requires_grad and torch.is_grad_enabled():
         sizes = zip(images.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
         begins = [_begins(*size) for size in sizes]
-        pixels = math.prod(map(len, begins))
+        rows, columns = map(len, begins)
         is_plain = bias is None and groups == 1 and dilation == (1, 1)
-        if is_plain and _in_int8.get() and _gains_in_int8(len(images) * pixels, weight):
+        if is_plain and _in_int8.get() and _gains_in_int8(len(images) * rows * columns, weight):
             return _convolve(Int8Convolution, images.to(dtype), weight, stride, padding)
         if dtype == torch.bfloat16:
             weight = _without_waste(weight, images.shape[2:], begins, dilation)
-            if is_plain and _gains_as_product(pixels, weight, padding):
+            if is_plain and _gains(rows, columns, weight, stride, padding):
                 return _convolve(_Convolution, images.to(dtype), weight.to(dtype), stride, padding)
     return F.conv2d(images, weight, bias, *place)
 
@@ -134,11 +132,15 @@ def _gains_in_int8(pixels: int, weight: Tensor) -> bool:
     return _PER_PRODUCT * pixels * weight.numel() > spent
 
 
-def _gains_as_product(pixels: int, weight: Tensor, padding: Pair) -> bool:
-    inputs, most = weight.shape[1], _MOST_PIXELS if any(padding) else _MOST_PIXELS_UNPADDED
-    if has_amx() and inputs >= _LEAST_INPUTS_WITH_AMX:
-        most = _MOST_PIXELS_WITH_AMX
-    return pixels <= most and inputs >= _LEAST_INPUTS and weight[0, 0].numel() > 1
+def _gains(rows: int, columns: int, weight: Tensor, stride: Pair, padding: Pair) -> bool:
+    """Whether the weight gradient of a convolution with this output takes less time than oneDNN's."""
+    is_product = weight[0, 0].numel() == 1  # as it is, which oneDNN computes well
+    if weight.shape[1] < _LEAST_INPUTS:
+        return False
+    if has_amx():
+        fits = columns <= _MOST_COLUMNS_WITH_AMX and 2 * padding[1] < weight.shape[3]
+        return fits and not (is_product and stride[1] == 1)
+    return rows * columns <= (_MOST_PIXELS if any(padding) else _MOST_PIXELS_UNPADDED) and not is_product
 
 
 def _without_waste(weight: Tensor, sides: Sequence[int], begins: Sequence[range], dilation: Pair) -> Tensor:
@@ -159,7 +161,7 @@ def _meets_pixels(side: int, kernel: int, begins: range, dilation: int) -> tuple
 
 
 class _Convolution(torch.autograd.Function):
-    """A convolution of bfloat16 images with a bfloat16 weight, whose gradient is a product of matrices."""
+    """A convolution of bfloat16 images with a bfloat16 weight, whose gradient oneDNN computes slowly."""
 
     @staticmethod
     def forward(context: Any, images: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
@@ -174,10 +176,5 @@ class _Convolution(torch.autograd.Function):
         place = (context.stride, context.padding)
         of_images = image_gradient(images.shape, weight, gradient, *place) if context.needs_input_grad[0] else None
         rows = (images.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1))
-        of_weight = weight_gradient(*rows, weight.shape[2:], *place, multiply=_multiply)
-        return of_images, of_weight.to(weight.dtype), None, None
-
-
-def _multiply(some: Tensor, others: Tensor) -> Tensor:
-    """Return a product of matrices. With AMX a transposed one takes a fifth more time than with a copy of it."""
-    return some.contiguous() @ others
+        compute = weight_gradient_side_by_side if has_amx() else partial(weight_gradient, multiply=torch.matmul)
+        return of_images, compute(*rows, weight.shape[2:], *place).to(weight.dtype), None, None

@@ -47,6 +47,7 @@ def is_multiplied(conv: nn.Module, images: Tensor) -> bool:
     bias=st.booleans(),
     layout=st.sampled_from([torch.channels_last, torch.contiguous_format]),
     at_once=st.sampled_from([1, 2**22]),
+    amx=st.booleans(),
 )
 def test_they_are_those_of_torch(
     side: tuple[int, int],
@@ -58,23 +59,26 @@ def test_they_are_those_of_torch(
     bias: bool,
     layout: torch.memory_format,
     at_once: int,
+    amx: bool,
 ) -> None:
     torch.manual_seed(0)
     assume(all(map(_begins, side, kernel, stride, padding, dilation)))
-    assume(stride[1] == 1 or not has_amx())  # with it, oneDNN computes some of these wrongly
+    assume(amx or stride[1] == 1 or not has_amx())  # with it, oneDNN computes some of these wrongly
     plain = nn.Conv2d(128, 6, kernel, stride, padding, dilation, groups, bias).to(memory_format=layout)
-    images = torch.randn(3, 128, *side).to(memory_format=layout)
+    images = torch.randn(25, 128, *side).to(memory_format=layout)
     own, exact = copy.deepcopy(plain), copy.deepcopy(plain)
     replace_convolutions(own)
     own = copy.deepcopy(own)
+    rights = gradients(exact, images, dtype=torch.float32)  # torch's of bfloat16 may be uninitialised
+    assume(rights[2].any())  # with AMX, oneDNN crashes where a dilated kernel meets nothing but padding
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(of_convolutions, "_MOST_BYTES", at_once)
+        patched.setattr(conv2d, "has_amx", lambda: amx)
         found, wanted = gradients(own, images), gradients(plain, images)
-    *_, right = gradients(exact, images, dtype=torch.float32)  # torch's of bfloat16 may be uninitialised
-    assert torch.equal(found[0], wanted[0])
-    assert torch.equal(found[1], wanted[1])
-    assert (found[2] - right).norm() <= 0.02 * right.norm()
-    assert found[2][right == 0].count_nonzero() == 0, "the weights that meet nothing but padding"
+    for our, right in zip(found, rights, strict=True):
+        assert (our - right).norm() <= 0.02 * right.norm()
+    assert stride[1] > 1 or all(map(torch.equal, found[:2], wanted[:2]))
+    assert found[2][rights[2] == 0].count_nonzero() == 0, "the weights that meet nothing but padding"
     assert own.state_dict().keys() == plain.state_dict().keys()
 
 
@@ -146,15 +150,23 @@ def test_they_are_used_where_they_are_faster(
 
 
 @pytest.mark.parametrize(
-    ("channels", "side", "used"), [(192, 8, True), (192, 9, False), (128, 8, False), (64, 4, True)]
+    ("conv", "side", "used"),
+    [
+        (nn.Conv2d(64, 8, 3, padding=1, bias=False), 9, True),
+        (nn.Conv2d(64, 8, 3, padding=1, stride=2, bias=False), 17, True),
+        (nn.Conv2d(64, 8, 1, stride=2, bias=False), 8, True),
+        (nn.Conv2d(64, 8, 1, bias=False), 8, False),
+        (nn.Conv2d(64, 8, 3, padding=1, bias=False), 10, False),
+        (nn.Conv2d(32, 8, 3, padding=1, bias=False), 8, False),
+        (nn.Conv2d(64, 8, 3, padding=2, bias=False), 4, False),
+    ],
 )
 def test_with_amx_they_are_used_for_larger_images(
-    monkeypatch: pytest.MonkeyPatch, channels: int, side: int, used: bool
+    monkeypatch: pytest.MonkeyPatch, conv: nn.Conv2d, side: int, used: bool
 ) -> None:
     monkeypatch.setattr(conv2d, "has_amx", lambda: True)
-    conv = nn.Conv2d(channels, 8, 3, padding=1, bias=False)
     replace_convolutions(conv)
-    assert is_multiplied(conv, torch.randn(2, channels, side, side)) is used
+    assert is_multiplied(conv, torch.randn(2, conv.in_channels, side, side)) is used
 
 
 def test_fp32_is_left_to_onednn() -> None:
@@ -166,6 +178,7 @@ def test_fp32_is_left_to_onednn() -> None:
 
 
 def test_the_last_group_of_speed_net_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conv2d, "has_amx", lambda: False)
     shapes: list[torch.Size] = []
     multiply = of_convolutions.weight_gradient
 
