@@ -34,7 +34,7 @@ class RunningAverageConfig(AverageConfig):
     """A running average A of the weights W: A <- A + weight * (W - A).
 
     Attributes:
-        gives_back: whether the model receives the average after each update and at the end of each epoch.
+        gives_back: whether the model receives the average after each update.
     """
 
     defined_by_variants: ClassVar[tuple[str, ...]] = ("weight",)

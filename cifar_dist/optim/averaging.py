@@ -34,7 +34,7 @@ class WeightAverage:
         self, weights: HeldWeights, config: RunningAverageConfig, *, steps_per_epoch: int, epochs: int
     ) -> None:
         self._weights, self._config = weights, config
-        self._steps_per_epoch, self._total = steps_per_epoch, steps_per_epoch * epochs
+        self._total = steps_per_epoch * epochs
         self._start = config.first_step(steps_per_epoch)
         self._average = self._copy() if self._start == 0 else {}
 
@@ -47,8 +47,7 @@ class WeightAverage:
     def update(self, step: int) -> None:
         """Update the average if it is due, and copy it into the model if the config says so.
 
-        Call it once after each step. With ``gives_back``, an epoch that ends between two updates discards the steps
-        since the last one.
+        Call it once after each step.
 
         Args:
             step: optimizer steps done.
@@ -63,7 +62,7 @@ class WeightAverage:
             assert self._average, f"the average begins after step {self._start} and was not loaded at step {step}"
             coefficient = average_weight(self._config, step, start=self._start, total=self._total)
             torch._foreach_lerp_(list(self._average.values()), list(self._weights.tensors().values()), coefficient)
-        if self._average and self._config.gives_back and (is_due or step % self._steps_per_epoch == 0):
+        if is_due and self._config.gives_back:
             self._weights.put(self._average)
 
     @property
