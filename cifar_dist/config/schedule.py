@@ -62,7 +62,8 @@ class ScheduleConfig(Choice):
 
     def warmup_of(self, epochs: int) -> float:
         """Return the epochs that the warm-up takes in a run of ``epochs``."""
-        return min(self.warmup, self.longest_warmup * epochs)
+        longest = self.longest_warmup * epochs
+        return longest if _exceeds(self.warmup, longest) else self.warmup
 
     def cut_short(self, epochs: int) -> list[str]:
         """Say what a run of ``epochs`` has no room for, in one line each."""
@@ -311,7 +312,7 @@ class WSDConfig(FallingConfig):
         if not self.decay:
             return [*super().cut_short(epochs), "schedule.decay: 0 epochs, so that the learning rate never falls"]
         late = [f"schedule.decay: {left:g} epochs instead of {self.decay:g}, those that train.epochs {epochs} leaves"]
-        return super().cut_short(epochs) + (late if self.decay > left else [])
+        return super().cut_short(epochs) + (late if _exceeds(self.decay, left) else [])
 
     def falling(self, at: AfterWarmup) -> float:
         decay = min(at.left, steps_in(self.decay, at.steps_per_epoch))
@@ -345,8 +346,13 @@ def between(first: float, last: float, progress: float, *, cosine: bool = False)
     return min(max(value, min(first, last)), max(first, last))
 
 
+def _exceeds(epochs: float, limit: float) -> bool:
+    """Whether ``epochs`` are more than ``limit``, not only by a rounding error: 0.3 * 3 is less than 0.9."""
+    return epochs > limit and not math.isclose(epochs, limit)
+
+
 def _cut_cycle(cycle: float, left: float, epochs: int) -> list[str]:
-    if cycle <= left:
+    if not _exceeds(cycle, left):
         return []
     return [f"schedule.cycle: {left:g} epochs of {cycle:g}, those that train.epochs {epochs} leaves"]
 

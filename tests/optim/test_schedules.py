@@ -232,6 +232,16 @@ def test_what_a_short_run_has_no_room_for_is_said(schedule: ScheduleConfig, at_8
     assert schedule.cut_short(10) == []
 
 
+def test_a_warm_up_and_what_follows_it_may_fill_a_run_exactly() -> None:
+    """In hundredths of an epoch, whose products and differences are rounded: 0.3 * 3 is less than 0.9."""
+    for epochs in range(1, 21):
+        for hundredths in range(30 * epochs + 1):
+            warmup, left = hundredths / 100, (100 * epochs - hundredths) / 100
+            for schedule in (WSDConfig(warmup=warmup, decay=left), RestartsConfig(warmup=warmup, cycle=left)):
+                assert schedule.cut_short(epochs) == []
+                assert schedule.warmup_of(epochs) == warmup
+
+
 @pytest.mark.parametrize(("schedule", "key"), [(StepConfig(warmup=1), "milestones"), (WSDConfig(warmup=1), "decay")])
 def test_a_schedule_that_never_falls_says_so(schedule: ScheduleConfig, key: str) -> None:
     (line,) = schedule.cut_short(8)
