@@ -127,6 +127,12 @@ def build_average(
     return WeightAverage(weights, config, steps_per_epoch=steps_per_epoch, epochs=epochs)
 
 
+def has_batch_statistics(model: nn.Module) -> bool:
+    """Whether a network has batch norms with running statistics, which :func:`recalibrate` sets."""
+    norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    return any(norm.running_mean is not None for norm in norms)
+
+
 @torch.no_grad()
 def recalibrate(model: nn.Module, batches: Iterable[Tensor], forward: Callable[[Tensor], object] | None = None) -> None:
     """Set the running statistics of all batch norms in training mode to the mean of the batch statistics.

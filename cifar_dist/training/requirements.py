@@ -15,7 +15,7 @@ from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import counted, percent
 from cifar_dist.models import transfer
-from cifar_dist.optim.averaging import average_weight
+from cifar_dist.optim.averaging import average_weight, has_batch_statistics
 from cifar_dist.optim.learning_rate import learning_rate
 
 _MUCH, _LITTLE = 0.05, 0.01  # of an average that is still its first copy: said, and suggested
@@ -220,7 +220,7 @@ def check_rates(config: Config, steps_per_epoch: int) -> None:
 
 
 def check_stages(config: Config, count: int) -> None:
-    """Refuse settings of the backbone for a network that is its head alone.
+    """Refuse settings of the backbone for a network that is its head alone, and those of its stages where it is one.
 
     Raises:
         UserError: with the setting to remove.
@@ -229,15 +229,21 @@ def check_stages(config: Config, count: int) -> None:
     of_stages = {"model.freeze": model.freeze, "model.unfreeze": model.unfreeze > 0}
     if isinstance(optim, StagedOptimConfig):
         of_stages["optim.backbone_lr"] = optim.backbone_lr != StagedOptimConfig.backbone_lr
+        of_stages["optim.layer_decay"] = optim.layer_decay != StagedOptimConfig.layer_decay
     option = next((option for option, is_set in of_stages.items() if is_set), "")
     if option and count == 1:
         raise UserError(
             f"{option} has no effect: {model.name} has no linear layer or convolution before its last; drop --{option}"
         )
+    if count == 2 and of_stages.get("optim.layer_decay"):
+        raise UserError(
+            f"optim.layer_decay has no effect: {model.name} has one stage before its last layer; drop "
+            "--optim.layer_decay, or use --optim.backbone_lr"
+        )
 
 
-def check_average(config: Config, steps_per_epoch: int) -> None:
-    """Refuse batch statistics of one image, and a plug-in's average that fails at any step of the run.
+def check_average(config: Config, module: nn.Module, steps_per_epoch: int) -> None:
+    """Refuse batch statistics of one image or that ``module`` lacks, and a plug-in's average that fails at any step.
 
     Raises:
         UserError: also, a plug-in's weight is not in [0, 1]; an error that it raises passes through.
@@ -247,6 +253,11 @@ def check_average(config: Config, steps_per_epoch: int) -> None:
         return
     if average.recalibrate == 1:
         raise UserError("average.recalibrate 1: one image has no batch statistics; use --average.recalibrate 2 or more")
+    if average.recalibrate and not has_batch_statistics(module):
+        raise UserError(
+            f"average.recalibrate has no effect: {config.model.name} has no batch normalisation with running "
+            "statistics; use --average.recalibrate 0"
+        )
     if plugins.is_spec(average.name):
         start, total = average.first_step(steps_per_epoch), steps_per_epoch * config.train.epochs
         for step in average.updates(config.train.last_step(steps_per_epoch), steps_per_epoch):

@@ -132,7 +132,7 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     check_graphs(config, ranks.world_size, ranks.device.type)
     check_limits(config, manifest, batches.steps_per_epoch)
     check_rates(config, batches.steps_per_epoch)
-    check_average(config, batches.steps_per_epoch)
+    check_average(config, module, batches.steps_per_epoch)
     if config.train.sync_batchnorm:
         check_batch_norms(module, config.model.name)
     if config.train.sync_batchnorm and ranks.world_size > 1:

@@ -20,11 +20,11 @@ from support import forked_ranks
 from support.running import ROOT
 
 OPTIMIZERS = {
-    # A group a stage, some asleep; averages that begin within an epoch, with batch statistics of their own.
+    # A group a stage, some asleep; averages that begin within an epoch.
     "sgd": [
         *("--optim.layer_decay", "0.5", "--model.unfreeze", "0.5"),
         *("--optim.clip_norm", "0.5", "--train.accumulate", "2"),
-        *("--average.name", "swa", "--average.start", "0.4", "--average.recalibrate", "200"),
+        *("--average.name", "swa", "--average.start", "0.4"),
     ],
     "adamw": ["--optim.name", "adamw", "--optim.lr", "0.003", "--average.name", "ema", "--average.decay", "0.9"],
 }

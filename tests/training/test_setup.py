@@ -10,6 +10,7 @@ import pytest
 from support.many_ranks import run_on_ranks
 from support.running import train
 from support.small_packed import TEST, TRAIN, small_packed
+from torch import nn
 
 from cifar_dist import recipe
 from cifar_dist.config import AverageConfig, Config, DataConfig, EvalConfig, ModelConfig, SGDConfig, TrainConfig
@@ -17,6 +18,7 @@ from cifar_dist.config.average import EMAConfig, SWAConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.errors import UserError
+from cifar_dist.models import transfer
 from cifar_dist.training.requirements import (
     average_note,
     batch_note,
@@ -88,10 +90,46 @@ def test_a_network_without_layers_of_torch_is_one_stage_of_which_nothing_can_be_
         (Config(model=ModelConfig(net, freeze=True)), "model.freeze"),
         (Config(model=ModelConfig(net, unfreeze=1.0)), "model.unfreeze"),
         (Config(model=ModelConfig(net), optim=SGDConfig(backbone_lr=0.1)), "optim.backbone_lr"),
+        (Config(model=ModelConfig(net), optim=SGDConfig(layer_decay=0.1)), "optim.layer_decay"),
     ):
         with pytest.raises(UserError, match=rf"^{option} has no effect: .*; drop --{option}$"):
             check_stages(config, 1)
-        check_stages(config, 2)
+        check_stages(config, 3)
+        if option != "optim.layer_decay":
+            check_stages(config, 2)
+
+
+def test_a_decay_over_the_stages_of_a_backbone_that_is_one_is_refused() -> None:
+    """Its rate would be optim.lr * optim.backbone_lr, whatever the decay."""
+    stages = len(transfer.stages(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))))
+    config = Config(optim=SGDConfig(layer_decay=0.5, backbone_lr=0.1))
+    with pytest.raises(UserError, match=r"^optim\.layer_decay has no .* one stage .*, or use --optim\.backbone_lr$"):
+        check_stages(config, stages)
+    check_stages(replace(config, optim=SGDConfig(backbone_lr=0.1)), stages)
+
+
+def test_batch_statistics_of_a_network_without_any_are_not_recalibrated(tmp_path: Path) -> None:
+    plugin = tmp_path / "own.py"
+    plugin.write_text(
+        "from torch import nn\n"
+        "def net(classes, channels, *, kept: bool = True):\n"
+        "    norm = nn.BatchNorm2d(4, track_running_stats=kept)\n"
+        "    return nn.Sequential(nn.Conv2d(channels, 4, 3), norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(), "
+        "nn.Linear(4, classes))\n"
+    )
+    config = Config(
+        data=DataConfig(path=str(small_packed(tmp_path, "npy").root)),
+        model=ModelConfig(f"{plugin}:net"),
+        average=SWAConfig(recalibrate=20),
+        train=TrainConfig(batch_size=13, threads=1),
+    )
+    with start_engine(config) as engine:
+        build_setup(config, engine.ranks)
+        for model in (ModelConfig("tiny-cnn"), ModelConfig(config.model.name, {"kept": False})):
+            said = rf"^average\.recalibrate has no effect: {model.name} has no .*; use --average\.recalibrate 0$"
+            with pytest.raises(UserError, match=said):
+                build_setup(replace(config, model=model), engine.ranks)
+            build_setup(replace(config, model=model, average=SWAConfig()), engine.ranks)
 
 
 def with_val(packed: Manifest, *, labelled: bool) -> Manifest:
