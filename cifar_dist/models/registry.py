@@ -55,7 +55,8 @@ class DataInitialized(Protocol):
         """Compute the weights, deterministically.
 
         Args:
-            images: float [N, C, H, W], normalised as in training, not augmented; N about 5000.
+            images: float [N, C, H, W], normalised as in training, not augmented, of the size that the network receives;
+                N about 5000, or fewer of a large ``model.image_size``.
         """
 
 
@@ -176,12 +177,14 @@ def try_build(config: ModelConfig, *, shape: tuple[int, int, int], classes: int)
 
 def _enlarge(model: nn.Module, side: int) -> None:
     """Enlarge the input images of ``model`` to ``side`` x ``side`` pixels, with a hook that keeps weight names."""
+    model.register_forward_pre_hook(lambda _, inputs: enlarged(inputs[0], side))
+
+
+def enlarged(images: Tensor, side: int) -> Tensor:
+    """Enlarge images, float [n, c, h, w], to ``side`` x ``side`` pixels, as ``model.image_size`` does."""
     import torch.nn.functional as F
 
-    def enlarged(model: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        return F.interpolate(inputs[0], (side, side), mode="bilinear", antialias=True)
-
-    model.register_forward_pre_hook(enlarged)
+    return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
 
 
 def check_fits(model: nn.Module, name: str, *, shape: tuple[int, int, int], classes: int) -> None:

@@ -25,7 +25,7 @@ from cifar_dist.models.registry import register
 _WHITEN_KERNEL = 2
 _WHITEN_EPS = 5e-4
 _MIN_VARIANCE_RATIO = 1e-9  # to the largest eigenvalue; CIFAR-10's smallest is at 1e-5
-_IMAGES_PER_CHUNK = 256  # bounds the memory for patches: 25 MB at 32x32
+_IMAGES_PER_CHUNK, _PIXELS_PER_CHUNK = 256, 256 * 32**2  # bound the memory for patches: 25 MB
 _LARGE_SIDE = 16  # of features whose last row and column cost less than their removal
 
 
@@ -170,7 +170,8 @@ def _patch_covariance(images: Tensor) -> Tensor:
     size = images.shape[1] * _WHITEN_KERNEL**2
     total = torch.zeros(size, size, dtype=torch.float64, device=images.device)
     count = 0
-    for chunk in torch.split(images, _IMAGES_PER_CHUNK):
+    at_once = max(1, min(_IMAGES_PER_CHUNK, _PIXELS_PER_CHUNK // (images.shape[2] * images.shape[3])))
+    for chunk in torch.split(images, at_once):
         patches = F.unfold(chunk.double(), _WHITEN_KERNEL).transpose(0, 1).flatten(1)
         total += patches @ patches.T
         count += patches.shape[1]

@@ -28,7 +28,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_renamed
 from cifar_dist.models import transfer
 from cifar_dist.models.pretrained import load_pretrained
-from cifar_dist.models.registry import DataInitialized
+from cifar_dist.models.registry import DataInitialized, enlarged
 from cifar_dist.optim.averaging import WeightAverage, build_average, recalibrate
 from cifar_dist.optim.optimizers import thaw
 from cifar_dist.optim.sam import ascended
@@ -40,6 +40,7 @@ from cifar_dist.training.setup import TrainingSetup
 # A number that no resume changes, because the statistics of a batch depend on its size.
 _RECALIBRATE_AT_ONCE = 500
 _INITIALIZE_IMAGES = 5000  # shown to a network that computes some of its first weights from images
+_INITIALIZE_NUMBERS = 2**27  # in these images at most, if the run enlarges them: 512 MiB
 
 
 class Learner:
@@ -104,7 +105,15 @@ class Learner:
         if model.freeze:
             self.notes.append("model.freeze without model.pretrained: all layers but the last keep random weights")
         if isinstance(module, DataInitialized):
-            module.initialize(next(self._plain_images("initialize", _INITIALIZE_IMAGES, _INITIALIZE_IMAGES)).cpu())
+            module.initialize(self._first_images())
+
+    def _first_images(self) -> Tensor:
+        """Training images as the network receives them, from which it computes its first weights: on the CPU."""
+        side, count = self._config.model.image_size, _INITIALIZE_IMAGES
+        if side:
+            count = min(count, max(1, _INITIALIZE_NUMBERS // (self._setup.manifest.shape[2] * side**2)))
+        images = next(self._plain_images("initialize", count, count)).cpu()
+        return enlarged(images, side) if side else images
 
     def steps(self, first: int, last: int, learning_rate: Callable[[int], float]) -> Iterator[StepMeasurements]:
         """Train from ``first`` to ``last`` optimizer steps done, yielding after each step.

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from cifar_dist.checkpoint import NEW_RUN, Checkpoint
 from cifar_dist.config import AverageConfig, Config, DataConfig, ModelConfig, TrainConfig
@@ -19,6 +20,7 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.randomness import step_seed
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.errors import UserError
+from cifar_dist.models.speed_net import SpeedNet
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.setup import build_setup
@@ -142,6 +144,27 @@ def test_a_saved_buffer_that_grows_is_refused_before_a_step_uses_it(
     refused = pytest.raises(UserError, match=said) if saved else nullcontext()
     with learner_of(digits, network, average, parts=parts, sam_rho=sam_rho) as learner, refused:
         train(learner, 0, PER_EPOCH)
+
+
+def test_weights_from_images_are_those_of_the_images_that_the_network_receives(digits: Path) -> None:
+    """Enlarged ones, with ``model.image_size``."""
+    config = Config(
+        data=DataConfig(path=str(digits)),
+        model=ModelConfig("speed-net", {"widths": [4, 4, 4]}, image_size=40),
+        train=TrainConfig(epochs=1, batch_size=126, threads=1),
+    )
+    received: list[Tensor] = []
+    with start_engine(config) as engine:
+        setup = build_setup(config, engine.ranks)
+        Learner(setup, engine)
+        network, images = setup.module, setup.batches.images
+        assert isinstance(network, SpeedNet)
+        first = network.whiten.weight.clone()
+        network.whiten.register_forward_pre_hook(lambda _, inputs: received.append(inputs[0]))
+        network(setup.normalize(images.get(torch.arange(len(images)))))
+        assert received[0].shape[2:] == (40, 40)
+        network.initialize(received[0])
+        torch.testing.assert_close(first, network.whiten.weight)
 
 
 def test_frozen_random_weights_are_reported(digits: Path) -> None:
