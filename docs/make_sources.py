@@ -73,6 +73,7 @@ class Entry:
         differing: settings of which the source gives another value.
         chosen: settings that the source does not give.
         heads: comments that may explain them, its own first.
+        unlike: words for differences that are no settings, which its own head must have.
     """
 
     name: str
@@ -82,18 +83,18 @@ class Entry:
     differing: tuple[str, ...]
     chosen: tuple[str, ...]
     heads: tuple[str, ...]
+    unlike: tuple[str, ...] = ()
 
     @property
     def unexplained(self) -> list[str]:
-        """Settings that no head names."""
+        """Settings that no head names, and other differences that its own does not."""
         kinds = (("Differs", self.differing), ("Chosen here", self.chosen))
         named = {kind: [key for head in self.heads for key in _named(_statement(head, kind))] for kind, _ in kinds}
-        return [
-            f"{self.name}: {key} is not named under '{kind}:' in the head"
-            for kind, keys in kinds
-            for key in keys
-            if not any(_covers(name, key) for name in named[kind])
+        missing = [
+            (kind, key) for kind, keys in kinds for key in keys if not any(_covers(name, key) for name in named[kind])
         ]
+        missing += [("Differs", words) for words in self.unlike if words not in _statement(self.heads[0], "Differs")]
+        return [f"{self.name}: {what} is not named under '{kind}:' in the head" for kind, what in missing]
 
     @property
     def stale(self) -> list[str]:
@@ -176,7 +177,9 @@ def _recipe_entries(sources: Mapping[str, Any]) -> dict[str, Entry]:
         own = dict(flatten(said.get("settings", {})))
         own |= {"parameters": said["parameters"]} if "parameters" in said else {}
         like = said.get("like", "")
-        found[name] = Entry(name, said["figure"], own, like, tuple(differing), tuple(chosen), tuple(_heads(name)))
+        unlike = tuple(said.get("unlike", ()))
+        heads = tuple(_heads(name))
+        found[name] = Entry(name, said["figure"], own, like, tuple(differing), tuple(chosen), heads, unlike)
     return found
 
 

@@ -80,6 +80,7 @@ def test_a_difference_that_no_recipe_head_names_is_reported(monkeypatch: pytest.
     said["settings"]["optim"]["nesterov"] = True
     said["settings"]["train"]["epochs"] = 100
     said["parameters"] = 2_820_391
+    said["unlike"] = ["the order of the samples"]
     sources["sweeps"]["batch-size"]["rows"]["batch_size=32"]["settings"]["train"]["epochs"] = 34
     monkeypatch.setattr(compared, "_read", lambda: sources)
     del sources["own"]["demo"]
@@ -87,6 +88,7 @@ def test_a_difference_that_no_recipe_head_names_is_reported(monkeypatch: pytest.
         "demo: no entry in sources.toml",
         "se-resnet: optim.nesterov is not named under 'Differs:'",
         "se-resnet: parameters is not named under 'Differs:'",
+        "se-resnet: the order of the samples is not named under 'Differs:'",
         "se-resnet: the head says 'Chosen here: train.epochs', which is not so",
         "se-resnet-randaugment: optim.nesterov is not named under 'Differs:'",
         "se-resnet-stochastic-depth: optim.nesterov is not named under 'Differs:'",
