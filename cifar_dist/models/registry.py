@@ -86,7 +86,7 @@ def build(name: str, *, classes: int, channels: int = 3, options: Mapping[str, O
         options: the model's own options, as in a recipe.
 
     Raises:
-        UserError: no such model, no such option, or a value that the option cannot take.
+        UserError: no such model, no such option, a value that the option cannot take, or a plug-in that fails.
     """
     from torch import nn
 
@@ -101,7 +101,10 @@ def build(name: str, *, classes: int, channels: int = 3, options: Mapping[str, O
         built = builder(classes, channels, **checked(builder, options, name))
     except UserError:
         raise
-    except ValueError as error:  # options that are valid individually but not together
+    except ValueError as error:
+        if in_plugin := describe_plugin_failure(error):
+            raise UserError(f"model.name: {name} cannot be built: {in_plugin}") from None
+        # Of a network of this package: options that are valid individually but not together.
         raise UserError(f"model.options of {name}: {error}") from None
     if not (isinstance(built, nn.Module) and any(True for _ in built.parameters())):
         what = "a network without parameters" if isinstance(built, nn.Module) else f"{type(built).__name__}"

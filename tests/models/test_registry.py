@@ -147,6 +147,20 @@ def test_an_error_of_a_plug_in_on_an_image_names_its_line(tmp_path: Path) -> Non
     assert "choose another model" not in message, "it is the user's own"
 
 
+def test_an_error_of_a_plug_in_that_builds_a_network_names_its_line(tmp_path: Path) -> None:
+    """It has no options to correct."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from torch import nn\n\n"
+        "def net(classes, channels):\n"
+        "    return nn.Sequential(nn.Conv2d(channels, 12, 3), nn.GroupNorm(8, 12))\n"
+    )
+    with pytest.raises(UserError) as caught:
+        try_build(ModelConfig(name=f"{path}:net"), shape=(32, 32, 3), classes=10)
+    failed = f"model.name: {path}:net cannot be built: the plug-in {path}, line 4, raised ValueError: num_channels"
+    assert str(caught.value).startswith(failed)
+
+
 def test_a_network_is_tried_on_images_of_the_size_that_it_will_get() -> None:
     config = ModelConfig(name="speed-net", options={"widths": [4, 4, 4]})
     with pytest.raises(UserError, match=r"images of 8x8 .* enlarge the images with --model\.image_size"):
