@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, get_type_hints
 
@@ -22,7 +23,7 @@ Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def checked(builder: Callable[..., object], options: Mapping[str, OptionValue], model: str) -> dict[str, object]:
-    """Convert options to the builder's types: lists to tuples and integers to floats, nothing else.
+    """Convert options to the builder's types: lists to tuples where it has these or no type, and integers to floats.
 
     Raises:
         UserError: the builder does not have an option, or a value has the wrong type.
@@ -35,11 +36,11 @@ def checked(builder: Callable[..., object], options: Mapping[str, OptionValue], 
             advice = nearest(option, known) if known else "it has no options"
             raise UserError(f"model.options: {model} has no option '{option}'; {advice}")
         try:
-            values[option] = TypeAdapter(hints.get(option, object)).validate_python(_as_tuples(value), strict=True)
+            values[option] = _read(value, hints[option]) if option in hints else _as_tuples(value)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = "".join(f"[{index}]" for index in first["loc"])
-            what = first["msg"].replace("tuple", "list")  # the word that recipes use
+            what = first["msg"].replace("valid array", "valid list").replace("Tuple", "List")  # as recipes call it
             raise UserError(f"model.options.{option}{place} of {model} is {value!r}: {what}") from None
     return values
 
@@ -56,6 +57,13 @@ def _hints(builder: Callable[..., object], model: str) -> dict[str, type]:
         return get_type_hints(builder.__init__ if inspect.isclass(builder) else builder, include_extras=True)
     except NameError as error:
         raise UserError(f"model.name: the type hints of {model} cannot be read: {error}") from None
+
+
+def _read(value: OptionValue, hint: type) -> object:
+    """Return a value as the type that a builder has for it."""
+    # JSON, like TOML, has one kind of list, which is read as the type says: as lists, tuples, or one in the other.
+    reader: TypeAdapter[object] = TypeAdapter(hint)
+    return reader.validate_json(json.dumps(value), strict=True)
 
 
 def _as_tuples(value: object) -> object:

@@ -199,6 +199,13 @@ class Rates(Net):
     def forward(self, x):
         return super().forward(x) if x.mean() == 0 else None
 
+class Listed(Net):
+    def __init__(
+        self, classes: int, channels: int, *, widths: list[int] = [8], pairs: list[tuple[int, float]] = [], untyped=()
+    ) -> None:
+        super().__init__(classes, channels)
+        self.given = widths, pairs, untyped
+
 def odd(classes: int) -> nn.Module: ...
 def nothing(classes: int, channels: int): net(classes, channels)
 def empty(classes: int, channels: int): return nn.Flatten()
@@ -219,12 +226,21 @@ def test_a_network_from_a_file(outside: str) -> None:
     assert build(f"{outside}:net", classes=4, options={"slope": 1})[1].negative_slope == 1.0  # type: ignore[index]
 
 
+def test_a_list_has_the_type_that_the_network_asks_for(outside: str) -> None:
+    options: dict[str, OptionValue] = {"widths": [16, 32], "pairs": [[1, 2]], "untyped": [[3]]}
+    model = build(f"{outside}:Listed", classes=4, options=options)
+    assert repr(model.given) == "([16, 32], [(1, 2.0)], ((3,),))"
+
+
 @pytest.mark.parametrize(
     ("attribute", "options", "says"),
     [
         ("Nett", {}, "nets.py has no 'Nett'; did you mean 'Net'?"),
         ("Net", {"widht": 3}, "Net has no option 'widht'; did you mean 'width'?"),
         ("Net", {"width": "wide"}, "model.options.width of"),
+        ("Listed", {"widths": [8, "x"]}, "Listed is [8, 'x']: Input should be a valid integer"),
+        ("Listed", {"widths": 8}, "Listed is 8: Input should be a valid list"),
+        ("Listed", {"pairs": [[1, 2, 3]]}, "Listed is [[1, 2, 3]]: List should have at most 2 items"),
         ("odd", {}, "odd does not build a network; write it as odd(classes, channels, *, option=default, ...)"),
         ("constant", {}, "constant does not build a network"),
         ("nothing", {}, "nothing returned NoneType; return a torch.nn.Module that can learn"),
