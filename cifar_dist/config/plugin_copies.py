@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cifar_dist.config.section import expand_home
+
 FOLDER_NAME = "plugins"
 INDEX_NAME = "plugins.json"
 
@@ -23,7 +25,7 @@ class PluginCopy:
     """A version of a plug-in file.
 
     Attributes:
-        file: its path, as in the config.
+        file: its path, as in the config: with ``~``, it is in the home folder of whoever uses the run.
         copy: its name in the run's ``plugins``.
         sha256: checksum of both.
     """
@@ -57,7 +59,7 @@ def use_copies(folder: Path, *, also_changed: bool = False) -> None:
         also_changed: also where a file is another one than its copy: to use the run as it was trained.
     """
     run = folder.parent
-    for file, kept in {Path(kept.file): kept for kept in kept_copies(folder)}.items():
+    for file, kept in {expand_home(kept.file): kept for kept in kept_copies(folder)}.items():
         _COPIES.pop(file, None)
         _NOTES.pop(file, None)
         copy, checksum = folder / Path(kept.copy).name, _checksum(file)
@@ -76,12 +78,13 @@ def use_copies(folder: Path, *, also_changed: bool = False) -> None:
 
 def located(file: Path) -> Path:
     """Return where the content of a plug-in file is: the file, or its copy."""
+    file = expand_home(file)
     return _COPIES.get(file, file)
 
 
 def notes_on(files: Iterable[Path]) -> list[str]:
     """Return one line for each of these files that is imported from a copy, or should be."""
-    return [_NOTES[file] for file in files if file in _NOTES]
+    return [_NOTES[file] for file in map(expand_home, files) if file in _NOTES]
 
 
 def _checksum(path: Path) -> str:

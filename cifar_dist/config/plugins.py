@@ -32,18 +32,18 @@ def is_spec(name: str) -> bool:
 
 def file_of(spec: str) -> Path | None:
     """Return the file that ``path/to/file.py:Attribute`` names; None for a module. Imports nothing."""
-    place = spec.rpartition(":")[0]
-    return expand_home(place) if place.endswith(".py") else None
+    written = _written_file(spec)
+    return None if written is None else expand_home(written)
 
 
 def files_of(config: Config) -> list[Path]:
-    """List the files that a config names as ``path/to/file.py:Attribute``, each once."""
+    """List the files that a config names as ``path/to/file.py:Attribute``, each once, as it writes their paths."""
     return files_in(to_tree(config))
 
 
 def files_in(settings: object) -> list[Path]:
     """List the files that settings name, as :func:`files_of` does."""
-    found = (file_of(text) for text in _texts(settings))
+    found = (_written_file(text) for text in _texts(settings))
     return list(dict.fromkeys(file for file in found if file is not None))
 
 
@@ -90,6 +90,12 @@ def load(spec: str) -> object:
         raise ValueError(f"name {spec!r}: {place} has no {attribute!r}; {nearest(attribute, public)}")
     found: object = getattr(module, attribute)
     return found
+
+
+def _written_file(spec: str) -> Path | None:
+    """Return what :func:`file_of` does, with ``~`` as it is written: it is another folder for another user."""
+    path = spec.rpartition(":")[0]
+    return Path(path) if path.endswith(".py") else None
 
 
 def _with_absolute_path(name: str) -> str:

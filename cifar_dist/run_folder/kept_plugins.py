@@ -11,6 +11,7 @@ from pathlib import Path
 from cifar_dist.config import Config, plugins
 from cifar_dist.config.changes import may_change
 from cifar_dist.config.plugin_copies import INDEX_NAME, PluginCopy, index_of, kept_copies, located, notes_on
+from cifar_dist.config.section import expand_home
 from cifar_dist.config.settings import settings_of
 from cifar_dist.errors import UserError
 from cifar_dist.files import sha256, write_atomic
@@ -33,7 +34,7 @@ def keep_copies(folder: Path, config: Config) -> list[str]:
             content, checksum = place.read_bytes(), sha256(place)
         except OSError as error:
             raise UserError(f"the plug-in {file} cannot be read ({error.strerror})") from None
-        before = next((copy for copy in reversed(kept) if copy.file == str(file)), None)
+        before = next((copy for copy in reversed(kept) if expand_home(copy.file) == expand_home(file)), None)
         if before is None or before.sha256 == checksum:  # else it is said below
             notes += notes_on([file])
         if before is not None and before.sha256 == checksum:
@@ -58,10 +59,15 @@ def versions_used(folder: Path, config: Config) -> dict[Path, str]:
         folder: the run's ``plugins``; what it does not have is unknown.
         config: the run's.
     """
-    kept = {Path(os.path.normpath(copy.file)): copy.sha256 for copy in kept_copies(folder)}
+    kept = {_plain(copy.file): copy.sha256 for copy in kept_copies(folder)}
     decisive = {key: value for key, value in settings_of(config).items() if not may_change(key)}
-    files = [Path(os.path.normpath(file)) for file in plugins.files_in(decisive)]
+    files = [_plain(file) for file in plugins.files_in(decisive)]
     return {file: kept[file] for file in files if file in kept}
+
+
+def _plain(file: str | Path) -> Path:
+    """Return the path of a file, the same for each way to write it."""
+    return Path(os.path.normpath(expand_home(file)))
 
 
 def _free_name(file: Path, taken: set[str]) -> str:

@@ -193,3 +193,36 @@ def test_a_damaged_copy_is_not_used(tmp_path: Path) -> None:
     write(one, "4")
     use_copies(folder)
     assert located(one) == one, "a resume uses what is there"
+
+
+def test_the_copy_of_a_file_in_a_home_folder_is_found_under_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on another machine, or for another person."""
+    folder, written = tmp_path / "run" / "plugins", Path("~/net.py")
+    mine, other = write(tmp_path / "mine" / "net.py", "value = 1"), tmp_path / "other" / "net.py"
+    folder.parent.mkdir()
+    monkeypatch.setenv("HOME", str(mine.parent))
+    keep_copies(folder, config(written))
+    monkeypatch.setenv("HOME", str(other.parent))
+    use_copies(folder)
+    assert notes_on([written]) == [f"{other} does not exist here; using its copy {folder}/net.py"]
+    assert plugins.load(f"{written}:value") == 1
+    write(other, "value = 2")
+    use_copies(folder, also_changed=True)
+    assert located(written) == folder / "net.py", "not the file of the other home folder"
+    assert notes_on([other]) == [f"{other} has changed since {folder.parent} was trained; using {folder}/net.py"]
+
+
+def test_an_index_that_has_the_path_of_the_home_folder_is_still_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier versions wrote it instead of ``~``."""
+    folder, mine = tmp_path / "plugins", write(tmp_path / "mine" / "net.py", "1")
+    monkeypatch.setenv("HOME", str(mine.parent))
+    keep_copies(folder, config(mine))
+    assert keep_copies(folder, config(Path("~/net.py"))) == []
+    assert names(folder) == ["net.py", "plugins.json"]
+    mine.unlink()
+    use_copies(folder)
+    assert located(Path("~/net.py")) == folder / "net.py"
