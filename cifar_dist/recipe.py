@@ -96,33 +96,38 @@ def read_head(name: str) -> Head:
     return Head(what.removeprefix("# ").rstrip("."), source, figures[2])
 
 
-def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
+def load(recipe: str, overrides: Sequence[str] = (), *, with_copies: bool = False) -> Config:
     """Read a recipe and apply overrides to it. A run that none of them names gets the name of the recipe.
 
     Args:
         recipe: a shipped name or a TOML path.
         overrides: command-line arguments: ``--section.field VALUE``, ``--section.field=VALUE``, and
             ``--section.field`` alone for true.
+        with_copies: whether a run's ``config.toml`` takes its plug-ins from the copies beside it also where the files
+            have changed, and not only where they do not exist.
 
     Raises:
         UserError: unreadable file, unknown key, or invalid value.
     """
-    return load_named(recipe, overrides, lambda config: config.run.name)
+    return load_named(recipe, overrides, lambda config: config.run.name, with_copies=with_copies)
 
 
-def load_named(recipe: str, overrides: Sequence[str], unnamed: Callable[[Config], str]) -> Config:
+def load_named(
+    recipe: str, overrides: Sequence[str], unnamed: Callable[[Config], str], *, with_copies: bool = False
+) -> Config:
     """Read a recipe as :func:`load` does; rename a run that has its name only from the recipe.
 
     Args:
         recipe: as for :func:`load`.
         overrides: as for :func:`load`.
         unnamed: returns the name for such a run.
+        with_copies: as for :func:`load`.
 
     Raises:
         UserError: as :func:`load`.
     """
     path = recipe_path(recipe)
-    config = _load(path, overrides)
+    config = _load(path, overrides, with_copies=with_copies)
     if config.run.name:
         return config
     try:
@@ -132,9 +137,9 @@ def load_named(recipe: str, overrides: Sequence[str], unnamed: Callable[[Config]
     return config.with_run(name=unnamed(config))
 
 
-def _load(path: Path, overrides: Sequence[str]) -> Config:
+def _load(path: Path, overrides: Sequence[str], *, with_copies: bool) -> Config:
     given = parse_overrides(overrides)
-    own = _read_tree(path)
+    own = _read_tree(path, with_copies=with_copies)
     if not given:
         return build_config(own, where=str(path))
     overriding: Tree = {}
@@ -167,10 +172,11 @@ def run_name(path: Path) -> str:
     return "-".join(shipped_name.with_suffix("").parts)
 
 
-def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
+def _read_tree(path: Path, above: tuple[Path, ...] = (), *, with_copies: bool = False) -> Tree:
     """Read a recipe file, merged over its ``base``, which may have a base itself.
 
-    The plug-ins of a run's ``config.toml`` are imported from the copies beside it where they do not exist.
+    The plug-ins of a run's ``config.toml`` are imported from the copies beside it where they do not exist, and
+    ``with_copies`` also where they have changed.
     """
     of_run = path.name == CONFIG_NAME and path.with_name(STARTED_NAME).is_file()
     try:
@@ -182,7 +188,7 @@ def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> Tree:
     if of_run:
         refuse_incomplete(tree, path)
     if path.name == CONFIG_NAME:
-        use_copies(path.with_name(FOLDER_NAME))
+        use_copies(path.with_name(FOLDER_NAME), also_changed=with_copies)
     if tree.keys() & _SWEEP_KEYS and not tree.keys() & set(field_names(Config)):
         run_it = f"cifar-dist sweep run {quoted(path)}"
         raise UserError(f"{path} is a sweep, not a recipe; train its runs: {run_it}")

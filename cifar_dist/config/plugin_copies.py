@@ -56,7 +56,7 @@ def use_copies(folder: Path, *, also_changed: bool = False) -> None:
 
     Args:
         folder: the run's ``plugins``.
-        also_changed: also where a file is another one than its copy: to use the run as it was trained.
+        also_changed: also where a file is another one than its copy: to use the run as it was trained, or submitted.
     """
     run = folder.parent
     for file, kept in {expand_home(kept.file): kept for kept in kept_copies(folder)}.items():
@@ -69,7 +69,7 @@ def use_copies(folder: Path, *, also_changed: bool = False) -> None:
             _NOTES[file] = f"{file} has changed since {run} was trained; using it as it is now, not its copy {copy}"
         elif _checksum(copy) == kept.sha256:
             _COPIES[file] = copy
-            _NOTES[file] = f"{file} has changed since {run} was trained; using {copy}"
+            _NOTES[file] = f"{file} has changed since {run} copied it; using {copy}"
             if not checksum:
                 _NOTES[file] = f"{file} does not exist here; using its copy {copy}"
         elif checksum:

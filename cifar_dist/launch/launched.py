@@ -56,7 +56,15 @@ def attempt_number(variables: Mapping[str, str]) -> int:
 
 def has_restarted() -> bool:
     """Whether this rank's job was started again, perhaps because it lost a machine: by its launcher, or by Slurm."""
-    return RESTARTED in os.environ or attempt_number(os.environ) > 1 or times_restarted() > 0
+    return is_continuation() or times_restarted() > 0
+
+
+def is_continuation() -> bool:
+    """Whether this rank's job was started again, as all its ranks know.
+
+    Each of torchrun's agents counts only the failures of its own ranks.
+    """
+    return RESTARTED in os.environ or attempt_number(os.environ) > 1
 
 
 def times_restarted() -> int:

@@ -18,7 +18,6 @@ from cifar_dist.distributed.asked_engine import AskedEngine
 from cifar_dist.distributed.time_limit import deadline, job_time
 from cifar_dist.doctor.grace import signal_of_job
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.files import read_json
 from cifar_dist.launch.configs import find_config
 from cifar_dist.launch.launched import attempt_number
 from cifar_dist.launch.typed_command import SLURM_PROCESSES
@@ -26,6 +25,7 @@ from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.runs.resume import OF_A_NEW_RUN, resumed_config, settings_of_resume
 from cifar_dist.slurm.job_output import folder_named_before, say
 from cifar_dist.slurm.node import MIN_NODES, launch_config, positive
+from cifar_dist.tracking.environment import read_variables
 
 RESUME = "resume"
 """First word of a job that continues a run instead of training a recipe."""
@@ -101,7 +101,7 @@ def _config_begun(words: Sequence[str], job: str) -> Config | None:
         folder = named or RunFolder.of(asked)
     except UserError as error:
         folder = named or _expected_folder(words, job)
-        if named is None and read_json(folder.environment).get("variables", {}).get("SLURM_JOB_ID") != job:
+        if named is None and read_variables(folder.environment).get("SLURM_JOB_ID") != job:
             raise
         say(f"{error}; {folder.path} continues as it was started")
     if not folder.exists():

@@ -19,9 +19,10 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import discard, free_name, write_atomic
 from cifar_dist.run_folder import RunFolder, find_run
+from cifar_dist.run_folder.kept_plugins import keep_copies
 from cifar_dist.run_folder.opening import open_folder
 from cifar_dist.run_folder.settings import read_settings, refuse_other_settings
-from cifar_dist.runs.resume import resumed_config
+from cifar_dist.runs.resume import is_submitted, resumed_config
 from cifar_dist.slurm import sbatch
 from cifar_dist.slurm.options import Options
 from cifar_dist.slurm.preflight import RESUME
@@ -119,6 +120,8 @@ class Submission:
     def submit(self) -> sbatch.SubmittedJob:
         """Create the folder of the run unless it exists, write the script into it, and submit it.
 
+        The job begins the run with the plug-ins as they are now.
+
         Raises:
             UserError: the folder cannot be used, another command has created it meanwhile, or Slurm accepts no job. A
                 new folder is removed again.
@@ -129,6 +132,8 @@ class Submission:
         try:
             if not folder.exists():
                 self._create_folder()
+            elif is_submitted(folder):  # again, perhaps because of an error in a plug-in
+                keep_copies(folder.plugins, self.config)
             write_atomic(folder.job_script, self.script())
             # Slurm's variables, such as SBATCH_PARTITION, overrule the script, so the options are here, too.
             return sbatch.submit(folder.job_script, [], self.options)

@@ -21,7 +21,7 @@ from cifar_dist.config import Config
 from cifar_dist.cpu.load import usable_cores
 from cifar_dist.files import read_json, write_atomic
 from cifar_dist.formatting import counted
-from cifar_dist.launch.launched import machine_name
+from cifar_dist.launch.launched import is_continuation, machine_name
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.timeline import utc
 
@@ -152,6 +152,24 @@ def read_facts(path: Path) -> RunFacts:
     except ValidationError as error:
         damaged = {one["loc"][0] for one in error.errors()}
         return _FACTS.validate_python({key: facts[key] for key in facts.keys() - damaged})
+
+
+def is_of_earlier_attempt(path: Path) -> bool:
+    """Whether an earlier attempt of this job wrote an ``environment.json``, or an earlier task of its array.
+
+    A chain of jobs of one run is an array. All ranks of a job find the same, until one of them writes the file.
+    """
+    then = read_variables(path)
+    if then.get("SLURM_JOB_ID") == os.environ.get("SLURM_JOB_ID"):
+        return is_continuation()
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return array is not None and then.get("SLURM_ARRAY_JOB_ID") == array
+
+
+def read_variables(path: Path) -> Mapping[str, object]:
+    """Read the environment variables in an ``environment.json``; empty if it is missing or damaged."""
+    variables = read_json(path).get("variables")
+    return variables if isinstance(variables, dict) else {}
 
 
 def describe_numerics(device: str) -> dict[str, str]:

@@ -122,7 +122,7 @@ def test_a_run_is_used_with_the_plug_in_that_trained_it(tiny: Path, digits: Path
     write(net, NET.replace("nn.Linear(16 * channels, classes)", "nn.Linear(16 * channels, classes), nn.Softmin(1)"))
     evaluate = ["-m", "cifar_dist", "evaluate", str(run), "--checkpoint", str(run / "final" / "model.safetensors")]
     evaluate += ["--tta", "0"]
-    for said in ("has changed since {run} was trained; using {copy}", "does not exist here; using its copy {copy}"):
+    for said in ("has changed since {run} copied it; using {copy}", "does not exist here; using its copy {copy}"):
         first, second = spawn(evaluate, processes=2)
         assert first.returncode == 0, first.stderr
         assert first.stderr.count(f"cifar-dist: {net} {said.format(run=run, copy=copy)}\n") == 1
@@ -211,7 +211,7 @@ def test_the_copy_of_a_file_in_a_home_folder_is_found_under_another_one(
     write(other, "value = 2")
     use_copies(folder, also_changed=True)
     assert located(written) == folder / "net.py", "not the file of the other home folder"
-    assert notes_on([other]) == [f"{other} has changed since {folder.parent} was trained; using {folder}/net.py"]
+    assert notes_on([other]) == [f"{other} has changed since {folder.parent} copied it; using {folder}/net.py"]
 
 
 def test_an_index_that_has_the_path_of_the_home_folder_is_still_read(

@@ -62,13 +62,16 @@ def test_a_submitted_run_is_frozen_and_a_chain_of_jobs_continues_it(
         ["sbatch", "--parsable", "--wrap=true"], env=cluster.env, cwd=tiny.parent, capture_output=True, text=True
     )
     dependency = f"--dependency=afterok:{passed.stdout.strip()}"
+    net = tiny.parent / "net.py"
+    net.write_text("from cifar_dist.models.tiny_cnn import TinyCNN as net\n")
     hold = ["--hold", dependency, "--export=NONE"]
-    done = submit(cluster, tiny.parent, env, str(tiny), *options, *hold)
+    done = submit(cluster, tiny.parent, env, str(tiny), *options, *hold, "--model.name=net.py:net")
     run = tiny.parent / "runs" / "tiny"
     assert done.returncode == 0, done.stderr
     number = done.stdout.partition(":")[0].removeprefix("job ")
     assert done.stdout == f"job {number}: {run}\n"
     tiny.write_text(tiny.read_text().replace("lr = 0.1", "lr = 9.0"))  # must not matter any more
+    net.write_text("half of what the next run")
     job = Job(number, tiny.parent, dict(cluster.env))
     said = job.call("scontrol", "show", "job", number)
     for fact in ("JobName=tiny", "Partition=high", "Account=vision", "Comment=a b", f"Dependency={dependency[13:]}"):
@@ -78,6 +81,7 @@ def test_a_submitted_run_is_frozen_and_a_chain_of_jobs_continues_it(
     first, second = ((tiny.parent / f"out-{task}.txt") for task in (0, 1))
     assert first.read_text().startswith("module load cuda \n")
     assert "lr = 0.1\n" in (run / "config.toml").read_text()
+    assert "net.py has changed since" in (run / "training.log").read_text()
     assert [record["step"] for record in metrics(run)] == list(range(1, 27))
     until(lambda: "is finished already" in (second.read_text() if second.exists() else ""), second.as_posix)
 

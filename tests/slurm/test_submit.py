@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
@@ -14,12 +15,15 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 from support.run_folders import write_run
-from support.running import ROOT
+from support.running import ROOT, spawn
 
 from cifar_dist import cli, recipe
+from cifar_dist.config.plugin_copies import located
 from cifar_dist.errors import UserError
+from cifar_dist.launch.launched import RESTARTED
 from cifar_dist.models import build
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder.kept_plugins import keep_copies
 from cifar_dist.runs.resume import resumed_config
 from cifar_dist.slurm import sbatch
 from cifar_dist.slurm.options import Options
@@ -335,6 +339,66 @@ def test_of_two_submissions_at_once_the_second_is_refused(
     assert first.folder.job_script.read_text() == script
     assert "lr = 1.0\n" in first.folder.config.read_text()
     assert "fresh = false\n" in first.folder.config.read_text()
+
+
+NET = """
+from torch import nn
+
+def net(classes: int, channels: int) -> nn.Module:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * channels, classes))
+"""
+
+
+def test_a_job_begins_with_the_plug_ins_that_were_submitted(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sbatch").write_text("#!/bin/sh\necho 7\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    net, run = tmp_path / "net.py", RunFolder(tmp_path / "runs" / "it")
+    settings = ["--run.name", "it", "--model.name", f"{net}:net", "--train.max_steps", "2"]
+    for version in (NET, f"{NET}# corrected, and submitted again\n"):
+        net.write_text(version)
+        assert Submission.of_recipe(str(tiny), settings, Options.parse([])).submit().wait() == 0
+        net.write_text("half of what the next run")
+    (job,) = spawn(["-m", "cifar_dist", "resume", str(run.path)])
+    assert job.returncode == 0, job.stderr
+    assert f"{net} has changed since {run.path} copied it; using {run.plugins}/net-2.py" in run.log.read_text()
+    assert sorted(path.name for path in run.plugins.glob("*.py")) == ["net-2.py", "net.py"]
+    (by_a_person,) = spawn(["-m", "cifar_dist", "resume", str(run.path), "--train.max_steps", "3"])
+    assert (by_a_person.returncode, f"importing {net} raised" in by_a_person.stderr) == (2, True), by_a_person.stderr
+
+
+@pytest.mark.parametrize(
+    ("wrote", "variables", "keeps"),
+    [
+        ({"SLURM_JOB_ID": "7"}, {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}, True),
+        ({"SLURM_JOB_ID": "6"}, {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}, False),
+        ({"SLURM_JOB_ID": "7"}, {"SLURM_JOB_ID": "7"}, False),
+        (
+            {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "6"},
+            {"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "6"},
+            True,
+        ),
+        ({}, {RESTARTED: "1"}, True),
+        ({}, {"TORCHELASTIC_RESTART_COUNT": "1"}, False),
+    ],
+    ids=["requeued", "requeued before it began", "a person in its shell", "a chain", "elastic", "one machine's ranks"],
+)
+def test_a_job_continues_with_the_plug_ins_that_it_has_trained_with(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, wrote: dict[str, str], variables: dict[str, str], keeps: bool
+) -> None:
+    net = tiny.with_name("net.py")
+    net.write_text("as it was trained")
+    config = recipe.load(str(tiny), ["--model.name", f"{net}:net"])
+    run = RunFolder(write_run(tiny.parent / "runs" / "tiny", config))
+    keep_copies(run.plugins, config)
+    run.environment.write_text(json.dumps({"variables": wrote}))
+    net.write_text("as the next run needs it")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    resumed_config(run, [])
+    assert located(net) == (run.plugins / net.name if keeps else net)
 
 
 def test_a_resumed_run_keeps_the_options_of_its_last_job(

@@ -228,7 +228,7 @@ def test_a_run_with_plug_ins_is_replayed_with_the_code_that_trained_it(tiny: Pat
     code.write_text(PLUG_INS.replace("0.5", "0.4").replace("~images", "images").replace("lr=self.lr", "lr=1.0"))
     changed = replay(run, 4, processes=1)
     assert "equal to the last digit" in changed.stdout, changed.stdout + changed.stderr
-    assert f"{code} has changed since {run} was trained; using {run}/plugins/mine.py" in changed.stderr
+    assert f"{code} has changed since {run} copied it; using {run}/plugins/mine.py" in changed.stderr
     code.unlink()
     gone = replay(run, "--check", "9", processes=1)
     assert gone.stdout.count("numbers equal, checkpoint equal") == 2, gone.stdout + gone.stderr
