@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from typing import Annotated, Literal, get_type_hints
 from pydantic import Field, TypeAdapter, ValidationError
 
 from cifar_dist.config import OptionValue
-from cifar_dist.errors import UserError, nearest
+from cifar_dist.errors import UserError, first_line, nearest
 
 Size = Annotated[int, Field(ge=1, le=4096)]
 """A width or a number of blocks, bounded so that a typing error does not exhaust memory."""
@@ -52,11 +53,20 @@ def defaults(builder: Callable[..., object]) -> dict[str, object]:
 
 
 def _hints(builder: Callable[..., object], model: str) -> dict[str, type]:
-    """Return the types of the builder's arguments; for a class, those of ``__init__``."""
+    """Return the types of the builder's arguments."""
     try:
-        return get_type_hints(builder.__init__ if inspect.isclass(builder) else builder, include_extras=True)
-    except NameError as error:
-        raise UserError(f"model.name: the type hints of {model} cannot be read: {error}") from None
+        return get_type_hints(_hinted(builder), include_extras=True)
+    except Exception as error:  # a hint may be any expression
+        raise UserError(f"model.name: the type hints of {model} cannot be read: {first_line(error)}") from None
+
+
+def _hinted(builder: Callable[..., object]) -> Callable[..., object]:
+    """Return the function that has the type hints of a builder: ``__init__`` of a class, ``__call__`` of an object."""
+    while isinstance(builder, functools.partial):
+        builder = builder.func
+    if inspect.isclass(builder):
+        return builder.__init__
+    return builder if inspect.isroutine(builder) else type(builder).__call__
 
 
 def _read(value: OptionValue, hint: type) -> object:

@@ -177,6 +177,8 @@ def test_only_networks_that_need_data_are_initialized_from_it() -> None:
 
 OUTSIDE = """
 from __future__ import annotations
+from dataclasses import dataclass
+from functools import partial
 import torch
 from torch import nn
 
@@ -206,10 +208,22 @@ class Listed(Net):
         super().__init__(classes, channels)
         self.given = widths, pairs, untyped
 
+@dataclass
+class Family:
+    width: str = "the hint of a field, not that of the option"
+
+    def __call__(self, classes: int, channels: int, *, width: int = 8) -> nn.Module:
+        return Net(classes, channels, width=width)
+
+narrow = partial(partial(Net, width=4), untyped=2)
+family = Family()
+part_of_family = partial(family, width=3)
+
 def odd(classes: int) -> nn.Module: ...
 def nothing(classes: int, channels: int): net(classes, channels)
 def empty(classes: int, channels: int): return nn.Flatten()
 def unreadable(classes: int, channels: int, *, width: Missing = 3) -> nn.Module: ...
+def misspelt(classes: int, channels: int, *, width: nn.Sized = 3) -> nn.Module: ...
 constant = 3
 """
 
@@ -232,6 +246,16 @@ def test_a_list_has_the_type_that_the_network_asks_for(outside: str) -> None:
     assert repr(model.given) == "([16, 32], [(1, 2.0)], ((3,),))"
 
 
+@pytest.mark.parametrize(("attribute", "width"), [("narrow", 4), ("family", 8), ("part_of_family", 3)])
+def test_a_network_that_a_partial_function_or_an_object_builds(outside: str, attribute: str, width: int) -> None:
+    for options, channels in (({}, width), ({"width": 5}, 5)):
+        model = build(f"{outside}:{attribute}", classes=4, options=options)
+        assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 4)
+        assert model[0].out_channels == channels  # type: ignore[index]
+    with pytest.raises(UserError, match=r"model\.options\.width of .* is 'wide': Input should be a valid integer"):
+        build(f"{outside}:{attribute}", classes=4, options={"width": "wide"})
+
+
 @pytest.mark.parametrize(
     ("attribute", "options", "says"),
     [
@@ -246,6 +270,7 @@ def test_a_list_has_the_type_that_the_network_asks_for(outside: str) -> None:
         ("nothing", {}, "nothing returned NoneType; return a torch.nn.Module that can learn"),
         ("empty", {}, "empty returned a network without parameters; return a torch.nn.Module"),
         ("unreadable", {"width": 3}, "cannot be read: name 'Missing' is not defined"),
+        ("misspelt", {"width": 3}, "cannot be read: module 'torch.nn' has no attribute 'Sized'"),
     ],
 )
 def test_a_mistake_in_a_network_from_a_file_is_one_line(
