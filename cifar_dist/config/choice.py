@@ -32,7 +32,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Self, TypeGuard
 
 from cifar_dist.config import plugins
-from cifar_dist.config.plugin_errors import other_arguments
+from cifar_dist.config.plugin_errors import describe_unreadable_field, other_arguments
 from cifar_dist.config.section import Section, key_of
 from cifar_dist.config.tree import require_toml
 from cifar_dist.errors import nearest
@@ -234,9 +234,18 @@ def _plugin(root: type[Choice], name: str) -> type[Choice]:
     if missing and (len(missing) == len(base.defined_by_variants) or not base.defines_one):
         either = " or " if base.defines_one else ", "
         raise ValueError(f"name {name!r}: {attribute} does not define {either.join(f'{one}()' for one in missing)}")
-    if wrong := other_arguments(found):
+    if wrong := other_arguments(found) or _unreadable_field(found):
         raise ValueError(f"name {name!r}: {wrong}")
     return found
+
+
+def _unreadable_field(kind: type) -> str:
+    """Return which field of a plug-in's dataclass has a type that pydantic cannot read, in one line; empty for none."""
+    try:
+        _validator_of(kind).rebuild()  # or a name that is not defined is reported only when it validates
+    except Exception as error:  # a type may be any expression
+        return describe_unreadable_field(kind, error)
+    return ""
 
 
 def _unimported(root: type[Choice], settings: Mapping[str, object]) -> type[Choice]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import sys
@@ -84,6 +85,32 @@ def other_arguments(kind: type, protocol: type = object) -> str:
             takes = f"{kind.__name__}.{name}{_arguments_of(found)}"
             return f"{takes} is called with other arguments; write {name}{_arguments_of(declared)}"
     return ""
+
+
+def describe_unreadable_field(kind: type, error: Exception) -> str:
+    """Return in one line which field of a plug-in's settings has a type that no setting can have.
+
+    Args:
+        kind: the dataclass.
+        error: what pydantic raised for it.
+    """
+    from pydantic import PydanticUserError, TypeAdapter
+
+    place = f"{kind.__name__} has a field whose type"
+    for field in dataclasses.fields(kind):
+        owner = next(cls for cls in kind.__mro__ if field.name in inspect.get_annotations(cls))
+        alone = dataclasses.make_dataclass(owner.__name__, [(field.name, field.type)])
+        alone.__module__ = owner.__module__  # which has the names of its type
+        try:
+            TypeAdapter(alone).rebuild()
+        except Exception as of_field:
+            shown = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
+            place = f"{kind.__name__}.{field.name} has the type {shown.replace(f'{owner.__module__}.', '')}, which"
+            error = of_field
+            break
+    is_read = isinstance(error, PydanticUserError)
+    fault = "a recipe cannot contain" if is_read else f"cannot be read: {first_line(error)}"
+    return f"{place} {fault}; make it a number, a text, true or false, or a list or table of these"
 
 
 def _called_wrongly(error: BaseException) -> FunctionType | None:

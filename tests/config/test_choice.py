@@ -208,6 +208,9 @@ def test_settings_are_read_without_the_code(tmp_path: Path) -> None:
         ("{sibling}:Melon", "or add its folder: export PYTHONPATH={folder}"),
         ("{__init__}:Melon", "(line 1); only the file itself is imported: put both into one, or install the package"),
         ("{few}:Melon", "Melon': Melon.grow(self) is called with other arguments; write grow(self, days, *, by)"),
+        ("{peel}:Melon", "Melon': Melon.peel has the type Peel | None, which a recipe cannot contain; make it"),
+        ("{hidden}:Sweet", "Sweet.peel has the type list[Hidden], which cannot be read: name 'Hidden' is not"),
+        ("{misspelt}:Melon", "type sys.Peel, which cannot be read: module 'sys' has no attribute 'Peel'; make it a"),
     ],
 )
 def test_a_mistake_in_a_plug_in_is_one_line(melon: str, tmp_path: Path, spec: str, says: str) -> None:
@@ -215,6 +218,11 @@ def test_a_mistake_in_a_plug_in_is_one_line(melon: str, tmp_path: Path, spec: st
     files = {"broken": "\n1 / 0", "ends": "raise SystemExit(3)", "wrong": "\n\ndef", "frozen": frozen}
     few = PLUG_IN.replace("water: float = 0.9", "def grow(self): ...")
     files |= {"sprout": "", "__init__": "from .sprout import Melon", "sibling": "import sprout", "few": few}
+    water = "water: float = 0.9"
+    peel = PLUG_IN.replace("@data", "class Peel: ...\n@data").replace(water, "peel: Peel | None = None")
+    hidden = PLUG_IN.replace(water, "peel: 'list[Hidden]' = ()") + "@dataclass(frozen=True)\nclass Sweet(Melon): ..."
+    misspelt = f"from __future__ import annotations\nimport sys{PLUG_IN.replace(water, 'peel: sys.Peel = 3')}"
+    files |= {"peel": peel, "hidden": hidden, "misspelt": misspelt}
     for name, text in files.items():
         (tmp_path / f"{name}.py").write_text(text)
     name = spec.format(melon=melon, **{name: tmp_path / f"{name}.py" for name in files})
