@@ -69,6 +69,45 @@ def test_commas_separate_the_items_of_a_list(plain: str) -> None:
     assert recipe.load(plain, ["--model.options.act", "a,b"]).model.options == {"act": "a,b"}, "its type is unknown"
 
 
+def test_the_type_that_a_plug_in_declares_says_whether_commas_separate_items(plain: str, tmp_path: Path) -> None:
+    """Also where a built-in one has a setting of the same name and another type."""
+    code = tmp_path / "mine.py"
+    code.write_text(
+        "from dataclasses import dataclass\n"
+        "from typing import Literal\n"
+        "from cifar_dist.config import OptimConfig\n"
+        "from cifar_dist.data.transforms import Transform\n"
+        "@dataclass(frozen=True)\n"
+        "class Mine(OptimConfig):\n"
+        "    gammas: tuple[float, ...] = ()\n"
+        "    powers: list[int] | None = None\n"
+        "    betas: float = 0.9\n"
+        "    note: str = ''\n"
+        "    kind: Literal['a', 'b'] = 'a'\n"
+        "    def build(self, groups): ...\n"
+        "@dataclass(frozen=True)\n"
+        "class Tint(Transform):\n"
+        "    color: tuple[int, int, int] = (0, 0, 0)\n"
+        "    def __call__(self, images, samples): ...\n"
+    )
+    words = ["--optim.name", f"{code}:Mine", "--optim.gammas", "0.1, 0.2", "--optim.powers", "3", "--optim.kind", "b"]
+    words += ["--augment.transforms", f'[{{ name = "{code}:Tint" }}]', "--augment.Tint.color", "1,2,3"]
+    loaded = recipe.load(plain, [*words, "--optim.betas", "0.8", "--optim.note", "a,b"])
+    found = {"gammas": (0.1, 0.2), "powers": [3], "betas": 0.8, "note": "a,b", "kind": "b"}
+    assert vars(loaded.optim).items() >= found.items()
+    assert vars(loaded.augment.transforms[0])["color"] == (1, 2, 3)
+    for mistake, says in (
+        (["--optim.gammas", "0.1,x"], r"optim\.gammas\[1\] 'x' must be a valid number"),
+        (["--optim.betas", "0.8,0.9"], r"optim\.betas '0\.8,0\.9' must be a valid number"),
+        (["--augment.Tint.color", "1,2"], r"color \[1, 2\] must be 3 numbers, such as 0,0,0"),
+    ):
+        with pytest.raises(UserError, match=f"^the command line: .*{says}"):
+            recipe.load(plain, [*words, *mistake])
+    (tmp_path / "mine.toml").write_text(f'[optim]\nname = "{code}:Mine"\ngammas = "0.1,0.2"\n')
+    with pytest.raises(UserError, match=r"mine\.toml: optim\.gammas '0\.1,0\.2' must be a list$"):
+        recipe.load(str(tmp_path / "mine.toml"))
+
+
 def test_the_home_folder_is_expanded_in_every_path(plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     words = ["--data.path=~/shards", "--run.dir", "~/runs", "--model.pretrained=~/w.pth"]

@@ -29,17 +29,22 @@ import functools
 import inspect
 import keyword
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar, Self, TypeGuard
+from typing import TYPE_CHECKING, ClassVar, Final, Self, TypeGuard
 
 from cifar_dist.config import plugins
 from cifar_dist.config.plugin_errors import describe_unreadable_field, other_arguments
 from cifar_dist.config.section import Section, key_of
 from cifar_dist.config.tree import require_toml
+from cifar_dist.config.typed_text import TypedText, split_commas
 from cifar_dist.errors import nearest
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationInfo
     from pydantic_core import CoreSchema
+
+
+_NOT_A_LIST: Final = ("list_type", "tuple_type", "sequence_str")
+"""The types of pydantic's errors for a text in place of a list."""
 
 
 class UnknownSettingError(ValueError):
@@ -99,7 +104,7 @@ class Choice(Section):
         context = info.context or {}
         variant = pick(cls, settings, import_plugins=bool(context.get("import_plugins", True)))
         check_known(cls, variant, settings)
-        read = validate(variant, settings, info.context)
+        read = _validate_typed(variant, settings, info.context)
         assert isinstance(read, cls), "a variant derives from its root"
         check_effective(read, settings)
         if plugins.is_spec(getattr(read, "name", "")):
@@ -110,6 +115,19 @@ class Choice(Section):
 def validate(kind: type, settings: object, context: object) -> object:
     """Build a dataclass from settings with pydantic."""
     return _validator_of(kind).validate_python(settings, context=context)
+
+
+def _validate_typed(variant: type[Choice], settings: Mapping[str, object], context: object) -> object:
+    """Build a variant as :func:`validate` does; a text of a command line is a list where the field takes no text."""
+    from pydantic import ValidationError
+
+    plain = {key: str(value) if isinstance(value, TypedText) else value for key, value in settings.items()}
+    try:
+        return validate(variant, plain, context)
+    except ValidationError as error:
+        wrong = {one["loc"][:1] for one in error.errors() if one["type"] in _NOT_A_LIST}
+    texts = ((key, text) for key, text in settings.items() if isinstance(text, TypedText) and (key,) in wrong)
+    return validate(variant, {**plain, **{key: split_commas(text) for key, text in texts}}, context)
 
 
 @functools.cache  # deriving one takes 10 ms

@@ -91,8 +91,9 @@ def _blocks(section: Section, path: str) -> Iterator[tuple[str, str]]:
             value = [dataclasses.asdict(item) for item in value]
         document = documents.get(field.name)
         kind = _names(section, field.name) or (_kind(document.annotation) if document else "value")
+        words = option(key, value) if value is not None else f"--{key}"  # TOML has no null
         text = _paragraph(document.text if document else "", indent=6)
-        yield key, "\n".join(filter(None, [_line(option(key, value), f"[{kind}]"), text]))
+        yield key, "\n".join(filter(None, [_line(words, f"[{kind}]"), text]))
     if section.named_items:
         items = getattr(section, section.named_items)
         keys = item_keys([dataclasses.asdict(item) for item in items], section.named_items)
@@ -132,14 +133,17 @@ def _names(section: Section, field: str) -> str:
 
 def _kind(annotation: ast.expr) -> str:
     """Describe the values of a type as one types them."""
+    if isinstance(annotation, ast.BinOp):  # a setting that may be None is left out, never typed
+        sides = [side for side in (annotation.left, annotation.right) if ast.unparse(side) != "None"]
+        return " | ".join(map(_kind, sides))
     if isinstance(annotation, ast.Subscript):
         kind = ast.unparse(annotation.value)
         items = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
-        if kind == "Annotated":
+        if kind in ("Annotated", "Optional"):
             return _kind(items[0])
         if kind == "Literal":
             return " | ".join(str(ast.literal_eval(item)) for item in items)
-        if kind == "tuple":
+        if kind in ("tuple", "list"):
             of = _kind(items[0])
             return f"list of {of}s" if of in ("integer", "number", "table") else f"list of {of}"
         return "table"

@@ -130,6 +130,17 @@ def types_of(key: str) -> list[Any]:
     return [hint for found in hints for name, hint in found.items() if key_of(name) == parts[-1]]
 
 
+def may_be_of_plugin(key: str) -> bool:
+    """Whether a plug-in may declare a setting, even with another type than a built-in variant that has it too."""
+    section, _, below = key.partition(".")
+    if section not in field_names(Config):
+        return False
+    kind = get_type_hints(Config)[section]
+    if "." in below:
+        return bool(kind.named_items) and below.partition(".")[0] not in item_root(kind).variants
+    return is_root(kind) and kind.picked_by == "name"
+
+
 def values_of(key: str) -> list[str]:
     """Return the values of a setting that has few of them, as one types them; empty for all other settings."""
     section, _, field = key.partition(".")

@@ -7,10 +7,11 @@ from typing import Annotated, Final, get_args, get_origin
 
 from cifar_dist.config import Config
 from cifar_dist.config.choice import field_names
-from cifar_dist.config.keys import all_keys, check_keys, list_of_items, types_of
+from cifar_dist.config.keys import all_keys, check_keys, list_of_items, may_be_of_plugin, types_of
 from cifar_dist.config.section import BooleanMeans
 from cifar_dist.config.toml_text import parse_toml
 from cifar_dist.config.tree import Tree, put
+from cifar_dist.config.typed_text import TypedText, split_commas
 from cifar_dist.errors import UserError
 
 COMMAND_LINE: Final = "the command line"
@@ -92,8 +93,10 @@ def _parse_value(key: str, text: str, types: Sequence[object]) -> object:
             raise UserError(f'--{key}: {text!r} is not a TOML list; for example --{key} "[64, 128]"') from None
     if key.startswith("model.options."):
         return _scalar(text)
+    if may_be_of_plugin(key):
+        return TypedText(text)
     if types and all(get_origin(kind) is tuple for kind in types):
-        return [item.strip() for item in text.split(",") if item.strip()]
+        return split_commas(text)
     return text
 
 

@@ -108,6 +108,30 @@ def test_a_plug_in_is_described_by_its_own_dataclass(tmp_path: Path) -> None:
     assert ["--optim.betas", "[0.9, 0.99]"] in shown(text)
 
 
+def test_a_setting_that_is_none_is_shown_without_a_value(tmp_path: Path) -> None:
+    code = tmp_path / "mine.py"
+    code.write_text(
+        "from dataclasses import dataclass\n"
+        "from typing import Optional\n"
+        "from cifar_dist.config import OptimConfig\n"
+        "@dataclass(frozen=True)\n"
+        "class Mine(OptimConfig):\n"
+        "    damping: float | None = None\n"
+        '    """Damping."""\n'
+        "    power: Optional[int] = None\n"
+        '    """Power."""\n'
+        "    gammas: None | list[float] = None\n"
+        '    """Gammas."""\n'
+        "    every: int | str = 3\n"
+        '    """Every."""\n'
+        "    def build(self, groups): ...\n"
+    )
+    text = describe(recipe.load("demo", ["--optim.name", f"{code}:Mine"]), "optim")
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    for shown in ("damping [number]", "power [integer]", "gammas [list of numbers]", "every 3 [integer | text]"):
+        assert f"--optim.{shown}" in lines
+
+
 def test_every_setting_is_documented() -> None:
     """`--help` prints the text below each field, so a field without one would be missing there."""
     found = []
