@@ -22,17 +22,29 @@ setup: $(READY) ## install everything into .venv
 # The stamp is written last, so an interrupted installation is repeated. It holds the checkout's path: the programs of an
 # environment name their Python by its full path, so after a move the environment is created again.
 STAMP := $(shell cat $(READY) 2>/dev/null)
+AGAIN :=
+ifneq ($(STAMP),)
 ifneq ($(STAMP),$(CURDIR))
+AGAIN := the checkout was moved
+endif
+endif
+# So it is for another Python, but only if the command names one: else the environment keeps the one that it has.
+ifeq ($(origin PYTHON),command line)
+AGAIN := $(or $(AGAIN),$(shell [ ! -e $(BIN)/python ] || [ "$$($(PYTHON) -VV 2>&1)" = "$$($(BIN)/python -VV 2>&1)" ] \
+  || echo "$(VENV) has another Python than '$(PYTHON)'"))
+endif
+ifneq ($(STAMP)$(AGAIN),$(CURDIR))
 .PHONY: $(READY)
 endif
 
 $(READY): pyproject.toml constraints.txt
-	@[ -z "$(STAMP)" ] || [ "$(STAMP)" = "$(CURDIR)" ] || { echo "the checkout was moved: creating $(VENV) again"; rm -rf $(VENV); }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
-	  "make: cifar-dist needs Python 3.11 or newer and '$(PYTHON)' is not; name one: make setup PYTHON=python3.12" >&2; exit 2; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo \
-	  "make: '$(PYTHON)' cannot make environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@[ -z "$(AGAIN)" ] && $(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+	    "make: cifar-dist needs Python 3.11 or newer and '$(PYTHON)' is not; name one: make setup PYTHON=python3.12" >&2; exit 2; }; \
+	  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo \
+	    "make: '$(PYTHON)' cannot make environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }; \
+	  [ -z "$(AGAIN)" ] || { echo "$(AGAIN): creating $(VENV) again"; rm -rf $(VENV); }; \
+	  $(PYTHON) -m venv --clear $(VENV); }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	@# Compiled once here, or every process that is started compiles torch for itself wherever bytecode is not written.
 	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --compile-bytecode --editable '.[dev]'

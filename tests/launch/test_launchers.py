@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -70,16 +71,60 @@ def test_the_launch_file_for_a_cpu_leaves_gpus_alone(monkeypatch: pytest.MonkeyP
     assert torch.cuda._parse_visible_devices() == []
 
 
+def checkout(folder: Path) -> Path:
+    """Write what ``make setup`` reads, and an environment that is up to date; return its stamp."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, folder)
+    stamp = folder / ".venv" / ".ready"
+    stamp.parent.mkdir()
+    stamp.write_text(f"{folder}\n")
+    return stamp
+
+
+def program(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def setup(folder: Path, *words: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    """Call ``make setup`` without what the ``make test`` around this test was given."""
+    variables = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKEOVERRIDES")}
+    variables["PATH"] = f"{path}:{variables['PATH']}" if path else variables["PATH"]
+    command = ["make", "setup", *words]
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+
+
 def test_a_checkout_that_was_moved_is_set_up_again(tmp_path: Path) -> None:
     """The programs of an environment name their Python by its full path."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, tmp_path)
-    stamp = tmp_path / ".venv" / ".ready"
-    stamp.parent.mkdir()
+    stamp = checkout(tmp_path)
+    assert "pip install" not in setup(tmp_path, "-n").stdout
+    stamp.write_text(f"{tmp_path.parent / 'before'}\n")
+    assert "the checkout was moved: creating .venv again" in setup(tmp_path, "-n").stdout
 
-    def commands_of_setup(place: Path) -> str:
-        stamp.write_text(f"{place}\n")
-        return subprocess.run(["make", "-n", "setup"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
-    assert "pip install" not in commands_of_setup(tmp_path)
-    assert "creating .venv again" in commands_of_setup(tmp_path.parent / "before")
+def test_the_environment_is_created_again_for_another_python(tmp_path: Path) -> None:
+    checkout(tmp_path)
+    for path, version in ((".venv/bin/python", "3.12.1"), ("same", "3.12.1"), ("other", "3.13.0")):
+        program(tmp_path / path, f"echo 'Python {version} (main) [GCC]'")
+    for words in ((), ("PYTHON=./same",)):
+        assert "pip install" not in setup(tmp_path, "-n", *words).stdout
+    again = setup(tmp_path, "-n", "PYTHON=./other").stdout
+    assert ".venv has another Python than './other': creating .venv again" in again
+    program(tmp_path / "other", "echo 'Python 3.9.2'; exit 1")
+    refused = setup(tmp_path, "PYTHON=./other")
+    assert "cifar-dist needs Python 3.11 or newer and './other' is not; name one: make setup PYTHON=" in refused.stderr
+    assert (tmp_path / ".venv" / "bin" / "python").exists(), "it is removed only for one that can replace it"
+
+
+def test_an_environment_is_updated_with_its_own_python(tmp_path: Path) -> None:
+    stamp = checkout(tmp_path)
+    for name in ("python", "uv"):
+        program(tmp_path / ".venv" / "bin" / name, "exit 0")
+    program(tmp_path / "too old" / "python3", "exit 1")
+    os.utime(stamp, (10**9, 10**9))  # before the list of packages was changed
+    done = setup(tmp_path, path=str(tmp_path / "too old"))
+    assert done.returncode == 0, done.stderr
+    assert "pip install" in done.stdout
+    assert stamp.read_text() == f"{tmp_path}\n"
+    assert stamp.stat().st_mtime > 10**9
