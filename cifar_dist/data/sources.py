@@ -107,7 +107,9 @@ def _require_one_meaning(source: str, path: Path) -> None:
 
 def _open_path(path: Path, size: int | None, *, skip_unusable: bool, show: bool) -> Source:
     if not path.exists():
-        raise UserError(f"no file, folder or dataset is called '{path}'; {nearest(str(path), known_names())}")
+        names = known_names()
+        way = "" if names else "give the path of one, or run in a checkout of the repository, whose shards/ has some"
+        raise UserError(f"no file, folder or dataset is called '{path}'; {nearest(str(path), names, way)}")
     refuse_run(path)
     if is_dataset(path):
         raise UserError(f"{path} is already packed; check it with: cifar-dist verify {quoted(path)}")

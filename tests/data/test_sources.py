@@ -9,6 +9,7 @@ import pytest
 from support import dataset_builders as build
 from support.opened_sources import one_line, open_quietly
 
+from cifar_dist.data import dataset_file
 from cifar_dist.data.dataset_file import find_dataset_file
 from cifar_dist.data.index import index
 from cifar_dist.data.pack import pack
@@ -27,6 +28,13 @@ def test_a_source_that_does_not_exist_suggests_the_nearest(tmp_path: Path) -> No
         assert "is a path of Windows; write it as this system does" in one_line(name)
     (tmp_path / "a.rar").write_bytes(b"x")
     assert "is not a folder or an archive (.tar, .tar.gz, .tgz, .zip)" in one_line(tmp_path / "a.rar")
+
+
+def test_a_name_outside_a_checkout_is_refused_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset_file, "CHECKOUT", tmp_path / "site-packages")
+    monkeypatch.chdir(tmp_path)
+    says = "no file, folder or dataset is called 'digits'; give the path of one, or run in a checkout of "
+    assert says in one_line("digits")
 
 
 def test_a_name_that_a_folder_has_too_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
