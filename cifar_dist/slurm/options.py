@@ -76,8 +76,16 @@ class Options:
 
     @classmethod
     def of_script(cls, script: Path) -> Options:
-        """Return the options in the ``#SBATCH`` lines of a script."""
-        lines = re.findall(r"^#SBATCH\s(.*)$", script.read_text(encoding="utf-8"), re.M)
+        """Return the options in the ``#SBATCH`` lines of a script.
+
+        Raises:
+            UserError: it does not exist, as ``slurm/`` of the repository does not beside an installed package.
+        """
+        try:
+            text = script.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UserError(f"{script} does not exist; submit from a checkout of the repository") from None
+        lines = re.findall(r"^#SBATCH\s(.*)$", text, re.M)
         return cls.parse([word for line in lines for word in shlex.split(line, comments=True)])
 
     @property

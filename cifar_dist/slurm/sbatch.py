@@ -95,8 +95,6 @@ def submit(script: Path, words: Sequence[str], options: Options) -> SubmittedJob
     Raises:
         UserError: the script does not exist, or Slurm accepts no job.
     """
-    if not script.is_file():
-        raise UserError(f"{script} does not exist; submit from a checkout of the repository")
     env = {**os.environ, **site_variables(options)}
     if signal := asked(("--signal",), options, os.environ, Options.of_script(script))[1]:
         env["SBATCH_SIGNAL"] = signal  # tells the job, which cannot ask Slurm

@@ -51,6 +51,12 @@ def test_a_time_limit_is_read_as_slurm_reads_it(text: str, seconds: float) -> No
     assert seconds_of_limit(text) == seconds
 
 
+def test_a_script_that_an_installed_package_lacks_is_refused_with_where_to_submit(tmp_path: Path) -> None:
+    script = tmp_path / "train.sbatch"
+    with pytest.raises(UserError, match=rf"^{re.escape(str(script))} does not exist; submit from a checkout of "):
+        check_options(Options([], []), {}, script, max_time="")
+
+
 def test_a_time_limit_is_found_where_sbatch_finds_it(tmp_path: Path) -> None:
     """On the command line, else in the environment, else in the script that the user has changed."""
     script, variables = tmp_path / "mine.sbatch", {"SBATCH_TIMELIMIT": "2"}
