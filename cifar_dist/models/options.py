@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, get_type_hints
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, PydanticUserError, TypeAdapter, ValidationError
 
 from cifar_dist.config import OptionValue
 from cifar_dist.errors import UserError, first_line, nearest
@@ -43,6 +43,9 @@ def checked(builder: Callable[..., object], options: Mapping[str, OptionValue], 
             place = "".join(f"[{index}]" for index in first["loc"])
             what = first["msg"].replace("valid array", "valid list").replace("Tuple", "List")  # as recipes call it
             raise UserError(f"model.options.{option}{place} of {model} is {value!r}: {what}") from None
+        except PydanticUserError:
+            problem = f"model.options.{option} of {model} has a type that a recipe cannot contain"
+            raise UserError(f"{problem}; remove it, or set it in the code") from None
     return values
 
 

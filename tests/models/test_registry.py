@@ -224,6 +224,7 @@ def nothing(classes: int, channels: int): net(classes, channels)
 def empty(classes: int, channels: int): return nn.Flatten()
 def unreadable(classes: int, channels: int, *, width: Missing = 3) -> nn.Module: ...
 def misspelt(classes: int, channels: int, *, width: nn.Sized = 3) -> nn.Module: ...
+def unlisted(classes: int, channels: int, *, dtype: torch.dtype = torch.float32) -> nn.Module: ...
 constant = 3
 """
 
@@ -271,6 +272,7 @@ def test_a_network_that_a_partial_function_or_an_object_builds(outside: str, att
         ("empty", {}, "empty returned a network without parameters; return a torch.nn.Module"),
         ("unreadable", {"width": 3}, "cannot be read: name 'Missing' is not defined"),
         ("misspelt", {"width": 3}, "cannot be read: module 'torch.nn' has no attribute 'Sized'"),
+        ("unlisted", {"dtype": "float64"}, "unlisted has a type that a recipe cannot contain; remove it, or set"),
     ],
 )
 def test_a_mistake_in_a_network_from_a_file_is_one_line(
