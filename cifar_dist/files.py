@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ CHECKOUT: Final = Path(__file__).parents[1]
 _OPEN_FILES: Final = (Path("/proc/self/fd"), Path("/dev/fd"))  # of this process; the second where there is no /proc
 _TEMPORARY: Final = re.compile(r"\.(.+)\.([0-9]{1,9})\.tmp", re.DOTALL)  # the name to be, and the writing process
 _SUMS: Final = "SHA256SUMS"
+_NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # exFAT, CIFS, FUSE
 
 
 def fsync(path: Path) -> None:
@@ -120,13 +122,41 @@ def copy_atomic(source: Path, target: Path) -> None:
 
 
 def link_atomic(link: Path, target: str) -> None:
-    """Point the symbolic link ``link`` at ``target``, a name in the same folder, replacing what ``link`` was."""
+    """Point the symbolic link ``link`` at ``target``, a name in the same folder, replacing what ``link`` was.
+
+    Where the file system has no symbolic links, nothing has the name ``link`` afterwards.
+    """
     temporary = temporary_of(link)
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
+    is_link = _symlink(temporary, target)
     if link.is_dir() and not link.is_symlink():  # the run was copied by a tool that follows links
         link.rename(free_name(link.with_name(f".{link.name}.tmp")))
-    temporary.replace(link)
+    if is_link:
+        temporary.replace(link)
+
+
+def has_links(folder: Path) -> bool:
+    """Whether the file system of ``folder`` has symbolic links, by a trial.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    trial = temporary_of(folder / "link")
+    try:
+        return _symlink(trial, folder.name)
+    finally:
+        trial.unlink(missing_ok=True)
+
+
+def _symlink(path: Path, target: str) -> bool:
+    """Create a symbolic link, replacing one of that name; return whether the file system has any."""
+    path.unlink(missing_ok=True)
+    try:
+        path.symlink_to(target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return False
+    return True
 
 
 @contextlib.contextmanager

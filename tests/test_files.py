@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -23,6 +24,7 @@ from cifar_dist.files import (
     discard,
     folder_atomic,
     free_name,
+    has_links,
     link_atomic,
     naming,
     sha256,
@@ -197,6 +199,29 @@ def test_a_link_takes_the_place_of_a_copy_that_followed_links(tmp_path: Path) ->
     (tmp_path / "latest" / "weights").write_text("a copy")
     link_atomic(tmp_path / "latest", "step-1")
     assert os.readlink(tmp_path / "latest") == "step-1"
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSPC])
+def test_a_file_system_without_links_is_no_error_and_a_full_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A copy that followed links would be an old one under the name of the link."""
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    assert has_links(tmp_path)
+    (tmp_path / "latest").mkdir()
+    monkeypatch.setattr(os, "symlink", fail)
+    if number == errno.ENOSPC:
+        with pytest.raises(OSError, match="No space left"):
+            has_links(tmp_path)
+        with pytest.raises(OSError, match="No space left"):
+            link_atomic(tmp_path / "latest", "step-1")
+    else:
+        assert not has_links(tmp_path)
+        link_atomic(tmp_path / "latest", "step-1")
+    assert (tmp_path / "latest").exists() == (number == errno.ENOSPC)
 
 
 def test_what_is_discarded_is_gone_and_what_a_link_leads_to_is_not(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ from cifar_dist.checkpoint.history import (
     is_adoptable,
     is_intact,
     is_name,
+    links_note,
     listing,
     named,
     prune,

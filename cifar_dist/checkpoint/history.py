@@ -18,7 +18,7 @@ from cifar_dist.checkpoint.contents import (
 from cifar_dist.checkpoint.folder import copy, read_state, write
 from cifar_dist.checkpoint.marker import verify
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.files import complete, discard, exists, folder_atomic, free_name, leftovers, link_atomic
+from cifar_dist.files import complete, discard, exists, folder_atomic, free_name, has_links, leftovers, link_atomic
 from cifar_dist.formatting import percent
 from cifar_dist.step_folder import step_name, step_of
 
@@ -78,6 +78,20 @@ def _point_at(path: Path, *, best: bool) -> None:
     link_atomic(path.with_name("latest"), path.name)
     if best:
         link_atomic(path.with_name("best"), path.name)
+
+
+def links_note(folder: Path) -> str:
+    """Say that the file system of ``folder`` has no symbolic links, on which nothing here depends; empty if it has.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    if has_links(folder):
+        return ""
+    return (
+        f"{folder} has no links best and latest, because its file system has no symbolic links; commands find both "
+        f"all the same: {OPTION} best"
+    )
 
 
 def copy_to(source: Path, folder: Path, state: TrainState, highest: Path | None) -> None:

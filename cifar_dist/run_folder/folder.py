@@ -36,7 +36,7 @@ from cifar_dist.files import (
 )
 from cifar_dist.launch.launched import machine_name
 from cifar_dist.run_folder.summary import EvaluationSummary, read_summary
-from cifar_dist.step_folder import step_name
+from cifar_dist.step_folder import step_name, step_of
 from cifar_dist.terminal.notice import notice
 
 FINAL = "final"
@@ -263,7 +263,12 @@ class RunFolder:
     def newest_checkpoint(self) -> str:
         """Return the name of the newest checkpoint, unverified; empty if none exists."""
         latest = self.checkpoints / "latest"
-        return latest.readlink().name if latest.is_symlink() else ""
+        if latest.is_symlink():
+            return latest.readlink().name
+        # Its file system has no links, or a copy has followed them.
+        found = complete(self.checkpoints) if self.checkpoints.is_dir() else []
+        steps = {step: path.name for path in found if (step := step_of(path)) is not None and path.is_dir()}
+        return steps[max(steps)] if steps else ""
 
     def lock(self, otherwise: str = "", *, patience: float = LOCK_SECONDS) -> None:
         """Lock the folder for as long as this object lives; :meth:`locked` is for less.

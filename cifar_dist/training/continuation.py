@@ -91,8 +91,8 @@ def open_run(folder: RunFolder, setup: TrainingSetup) -> Continuation:
         notes += begin_branch(folder, origin or find_origin(folder, setup), setup)
         found, _ = _choose(folder)
     state = state_to_continue(folder, checkpoint.read_state(found) if found else checkpoint.NEW_RUN, setup)
-    lost = (_lost_evaluations(folder, setup, state), _lost_best(state))
-    return Continuation(found, state, [*notes, *damaged, *filter(None, lost)])
+    others = (_lost_evaluations(folder, setup, state), _lost_best(state), checkpoint.links_note(folder.checkpoints))
+    return Continuation(found, state, [*notes, *damaged, *filter(None, others)])
 
 
 def _lost_best(state: TrainState) -> str:

@@ -196,6 +196,14 @@ def test_the_newest_checkpoint_is_the_one_that_latest_points_at(tmp_path: Path) 
     assert folder.newest_checkpoint() == "step-00000007"
 
 
+def test_the_newest_checkpoint_is_found_without_links(tmp_path: Path) -> None:
+    """A file system may have none, and a copy that followed them has folders."""
+    folder = RunFolder(tmp_path)
+    for name in ("step-99999999", "step-100000000", "step-200000000.damaged", ".step-300000000.7.tmp", "latest"):
+        (folder.checkpoints / name).mkdir(parents=True)
+    assert folder.newest_checkpoint() == "step-100000000"
+
+
 @pytest.mark.parametrize(("seconds", "remains"), [(-9, False), (0.9, False), (1.1, True)])
 def test_a_request_to_stop_is_removed_unless_it_is_later_than_the_start(
     tmp_path: Path, manifest: Manifest, seconds: float, remains: bool

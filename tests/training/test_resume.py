@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -151,6 +153,27 @@ def test_a_deleted_plug_in_is_imported_from_the_run_folder(place: Place, tmp_pat
     shutil.rmtree(run / "plugins")
     refused = place.run("resume", str(run), "--train.max_steps", "0")
     assert (refused.code, f"file {net} does not exist" in refused.said) == (2, True)
+
+
+def test_a_run_on_a_file_system_without_links_is_resumed_and_branched(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "symlink", fail)
+    run, branch = place.runs / "linkless", place.runs / "linkless-branch"
+    for done in (
+        place.train("linkless", "--train.max_steps", "5"),
+        place.run("resume", str(run), "--train.max_steps", "0"),
+        place.train(branch.name, "--run.from", "linkless@8"),
+    ):
+        assert (done.code, done.said.count("has no links best and latest")) == (0, 1), done.said
+        assert "could not be saved" not in done.said
+    for whole in (run, branch):
+        place.assert_is_whole(whole)
+        assert not any(path.is_symlink() for path in whole.rglob("*"))
+    assert place.run("evaluate", str(run), "--checkpoint", "latest").code == 0
 
 
 def test_a_run_that_cannot_read_its_data_any_more_says_how_to_resume(place: Place, tmp_path: Path) -> None:
