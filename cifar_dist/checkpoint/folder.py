@@ -16,6 +16,7 @@ from cifar_dist.checkpoint.contents import Averaged, Checkpoint, CheckpointError
 from cifar_dist.checkpoint.marker import (
     AVERAGED,
     AVERAGED_STATISTICS,
+    MARKER,
     MODEL_OF_VERSION_1,
     OPTIMIZER,
     STATE,
@@ -59,6 +60,7 @@ def copy(source: Path, target: Path, state: TrainState) -> None:
 
     Raises:
         CheckpointError: ``source`` is damaged.
+        FileNotFoundError: ``source`` was deleted meanwhile.
         OSError: it cannot be read, or ``target`` not be written.
     """
     marker = read_marker(source)
@@ -66,7 +68,10 @@ def copy(source: Path, target: Path, state: TrainState) -> None:
         verify(source)
         write(target, load(source).tensors, state)
         return
-    shutil.copytree(source, target, copy_function=shutil.copyfile)
+    target.mkdir()
+    for name in (*marker.files, MARKER):  # copytree() would lose the number of the error
+        with (source / name).open("rb") as original, (target / name).open("wb") as copied:
+            shutil.copyfileobj(original, copied)
     verify(target)
     complete_folder(target, {name: facts for name, facts in marker.files.items() if name != STATE}, state)
 

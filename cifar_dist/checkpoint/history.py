@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
@@ -105,6 +104,7 @@ def copy_to(source: Path, folder: Path, state: TrainState, highest: Path | None)
 
     Raises:
         CheckpointError: ``source`` changed while it was copied.
+        OSError: it cannot be read, or ``folder`` not be written.
     """
     copied = {source: state}
     if highest not in (None, source):
@@ -115,7 +115,7 @@ def copy_to(source: Path, folder: Path, state: TrainState, highest: Path | None)
             target = temporary / path.name
             try:
                 copy(path, target, its_state)
-            except (FileNotFoundError, shutil.Error):
+            except FileNotFoundError:
                 raise CheckpointError(f"{path} was deleted while it was copied; run the same command again") from None
             _point_at(target, best=path == highest)
         for path in damaged:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.file_limit import error_of
 from support.small_checkpoint import CONTENT, PARTS, holds, names, save, sign, state
 from torch import nn
 
@@ -208,6 +209,16 @@ def test_a_copy_that_is_not_what_was_saved_is_not_kept(folder: Path, tmp_path: P
     path = save(folder, 1)
     (path / WEIGHTS).write_bytes(b"changed while it was copied")
     with pytest.raises(CheckpointError, match=r"weights\.safetensors has 27 of "):
+        checkpoint.copy_to(path, tmp_path / "branch", state(1), None)
+    assert not (tmp_path / "branch").exists()
+
+
+def test_a_copy_fails_by_a_full_disk_or_because_its_original_was_deleted(folder: Path, tmp_path: Path) -> None:
+    path = save(folder, 1)
+    said = error_of(lambda: checkpoint.copy_to(path, tmp_path / "branch", state(1), None), limit=50)
+    assert said == f"[Errno 27] File too large: '{tmp_path / 'branch'}'"
+    remove(path / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"step-00000001 was deleted while it was copied; run the same command"):
         checkpoint.copy_to(path, tmp_path / "branch", state(1), None)
     assert not (tmp_path / "branch").exists()
 
