@@ -33,6 +33,8 @@ def begin_branch(folder: RunFolder, origin: Origin, setup: TrainingSetup) -> lis
         log.close()
     if not any(event.kind == "branched" and event.note == where for event in timeline.read(folder.timeline)):
         timeline.append(folder.timeline, Event(timeline.utc(), "branched", state.step, note=where))
+    if source.environment.is_file():  # by which the branch rounds as its origin did, or says that it does not
+        copy_atomic(source.environment, folder.environment)
     best = origin.best_in(setup)
     if best is None:
         state = replace(state, best_val_accuracy=None, is_best=False)

@@ -436,6 +436,7 @@ class Trainer:
         if not self.ranks.is_main:
             return SilentTracker()
         facts = facts_of(self.setup, self.engine, len(self.val.images) if self.val else 0)
+        was_trained = timeline.last_of_a_process(timeline.read(self.folder.timeline)) is not None
         # It and the next notes read the environment of an earlier process, which the tracker replaces.
         change = change_of_numerics(self.folder.environment, self.engine.device_name, self.step)
         notes = [
@@ -447,7 +448,7 @@ class Trainer:
             padding_note(self.config, self.ranks.world_size),
             parts_note(self.config, self.ranks.device.type),
             batch_note(self.config, len(self.setup.batches.images)),
-            average_note(self.config, self.steps_per_epoch, has_begun=self.folder.environment.is_file()),
+            average_note(self.config, self.steps_per_epoch, has_begun=was_trained),
             evaluation_note(self.config, self.manifest),
         ]
         tracker = Tracker(

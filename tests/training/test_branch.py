@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from support.continued_runs import Place, events
 from support.dataset_builders import copy_relabelled
-from support.running import metrics, story
+from support.running import metrics, story, train
 
 from cifar_dist import checkpoint
 from cifar_dist.data.pack import pack
@@ -26,7 +27,7 @@ NOTHING_TO_SEE = ["--augment.mean", "[0.5, 0.5, 0.5]", "--augment.std", "[99, 99
 LOST = "warning: the checkpoint of the best evaluation so far is lost; the next evaluation is the best\n"
 
 
-@pytest.mark.parametrize("die_at", [3, 5], ids=["before the metrics are copied", "before the checkpoints are"])
+@pytest.mark.parametrize("die_at", [3, 6], ids=["before the metrics are copied", "before the checkpoints are"])
 def test_a_branch_without_changes_ends_as_the_original_though_it_is_killed(place: Place, die_at: int) -> None:
     name, words = f"branch-{die_at}", ["--run.from", "whole@8"]
     assert place.train(name, *words, die_at=die_at).code == -9
@@ -38,6 +39,24 @@ def test_a_branch_without_changes_ends_as_the_original_though_it_is_killed(place
     ]
     assert describe(RunFolder(place.runs / name)).result.origin == f"branch of {place.whole}@8"  # type: ignore[union-attr]
     assert not list((place.runs / name).glob(".checkpoints.*.tmp*")), "a kill leaves nothing"
+
+
+def test_a_branch_keeps_in_what_its_origin_was_computed_or_says_that_it_does_not(place: Place) -> None:
+    origin = shutil.copytree(place.whole, place.runs / "other-machine", symlinks=True)
+    environment = RunFolder(origin).environment
+    described = json.loads(environment.read_text())
+    described["run"]["threads"] = 3
+    described["versions"]["torch"] = "1.0.0"
+    environment.write_text(json.dumps(described))
+    words = ["--run.from", f"{origin}@8"]
+    (kept,) = train(place.recipe, "--run.name", "three-threads", *words, "--train.threads", "0")
+    assert kept.returncode == 0, kept.stderr
+    assert "cpu with 3 threads" in kept.stdout
+    assert "changed since the 8 steps done: torch 1.0.0 -> " in kept.stdout
+    fewer = place.train("one-thread", *words)
+    assert fewer.code == 0, fewer.said
+    says = "the 8 steps done were computed with 3 threads in each process, and it continues with 1, which rounds"
+    assert says in fewer.said
 
 
 def test_a_branch_with_changes_starts_from_its_origin_and_no_longer_needs_it(place: Place) -> None:
