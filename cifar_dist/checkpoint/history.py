@@ -15,7 +15,7 @@ from cifar_dist.checkpoint.contents import (
     TrainState,
 )
 from cifar_dist.checkpoint.folder import copy, read_state, write
-from cifar_dist.checkpoint.marker import verify
+from cifar_dist.checkpoint.marker import identity, verify
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files import complete, discard, exists, folder_atomic, free_name, has_links, leftovers, link_atomic
 from cifar_dist.formatting import percent
@@ -265,10 +265,11 @@ def named(folder: Path, which: str, option: str = OPTION) -> Path:
         OSError: it cannot be read.
     """
     path = find_named(folder, which, option)
+    saved = identity(path)
     try:
         _verified_state(path)
     except CheckpointError as error:
-        if not exists(path):  # the run is training, and has deleted it
+        if not exists(path) or identity(path) != saved:  # the run is training, and has deleted it or saved it again
             return named(folder, which, option)
         others = (other for other in listing(folder) if other != path)
         intact = next((step_of(other) for other in others if is_intact(other)), None)

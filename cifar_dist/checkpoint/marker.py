@@ -68,6 +68,19 @@ def write_marker(path: Path, files: Mapping[str, FileFacts]) -> None:
     (path / MARKER).write_text(text + "\n", encoding="utf-8")
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Identify what the folder ``path`` holds: something else once a run has saved it again, None if it is no more.
+
+    Raises:
+        OSError: its marker cannot be found out about.
+    """
+    try:
+        facts = (path / MARKER).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return facts.st_ino, facts.st_mtime_ns
+
+
 def read_marker(path: Path) -> Marker:
     """Read the marker of the checkpoint in ``path``.
 

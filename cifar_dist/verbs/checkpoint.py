@@ -85,28 +85,31 @@ def _verify(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist import checkpoint
         from cifar_dist.checkpoint.inventory import inspect
+        from cifar_dist.files import exists
         from cifar_dist.run_folder import find_run
 
     run = find_run(arguments.run, checkpoint="after a space")
-    folder = run.checkpoints
-    paths = [checkpoint.find_named(folder, arguments.step)] if arguments.step else checkpoint.listing(folder)
-    if not paths:
-        raise checkpoint.absence(folder)
-    intact = 0
-    for path in paths:
-        _, problems = inspect(path)
-        intact += not problems
+    folder, step = run.checkpoints, arguments.step
+    inspected: dict[Path, list[str]] = {}
+    while not inspected:  # a run that is training may delete all that were found, after it has saved another one
+        paths = [checkpoint.find_named(folder, step)] if step else checkpoint.listing(folder)
+        if not paths:
+            raise checkpoint.absence(folder)
+        found = ((path, inspect(path)[1]) for path in paths)
+        inspected = {path: problems for path, problems in found if not problems or exists(path)}
+    for path, problems in inspected.items():
         for problem in problems:
             print(printable(f"{path.name} {problem}"))
-    results = {} if arguments.step else run.damaged_results()
+    results = {} if step else run.damaged_results()
     for result, changed in results.items():
         print(
             printable(
                 f"{result} is damaged ({', '.join(changed)}); cifar-dist resume {quoted(arguments.run)} writes it again"
             )
         )
-    print(f"{intact} of {counted(len(paths), 'checkpoint')} intact")
-    return EXIT_DONE if intact == len(paths) and not results else EXIT_FAILED
+    intact = [path for path, problems in inspected.items() if not problems]
+    print(f"{len(intact)} of {counted(len(inspected), 'checkpoint')} intact")
+    return EXIT_DONE if len(intact) == len(inspected) and not results else EXIT_FAILED
 
 
 def _diff(arguments: argparse.Namespace) -> int:

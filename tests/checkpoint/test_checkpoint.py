@@ -19,11 +19,11 @@ from support.file_limit import error_of
 from support.small_checkpoint import PARTS, holds, names, optimizer, save, state, tensors, weights
 
 from cifar_dist import checkpoint
-from cifar_dist.checkpoint import Averaged, Tensors, TrainState
+from cifar_dist.checkpoint import Averaged, Tensors, TrainState, marker
 from cifar_dist.checkpoint.marker import STATE, WEIGHTS
 from cifar_dist.checkpoint.tensor_files import read_tensors, save_tensors
 from cifar_dist.errors import UserError
-from cifar_dist.files import leftovers
+from cifar_dist.files import leftovers, sha256
 from cifar_dist.step_folder import step_name, step_of
 
 NUMBERS = count()
@@ -222,6 +222,20 @@ def test_the_newest_is_found_while_the_run_saves_and_deletes(folder: Path) -> No
         while not training.done():
             assert step_of(checkpoint.named(folder, "latest")) is not None
         training.result()
+
+
+def test_one_that_the_run_saves_again_meanwhile_is_not_damaged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(folder, 1)
+    saves = [2]
+
+    def save_and_measure(path: Path) -> str:
+        if saves:
+            checkpoint.save(folder, tensors(saves.pop()), state(1, best=True))
+        return sha256(path)
+
+    monkeypatch.setattr(marker, "sha256", save_and_measure)
+    assert checkpoint.named(folder, "latest") == folder / step_name(1)
+    assert saves == []
 
 
 def test_an_accuracy_of_0_is_an_accuracy(folder: Path) -> None:

@@ -16,9 +16,12 @@ from support.running import spawn, train
 from support.small_checkpoint import names, optimizer, save, state, tensors, weights
 
 from cifar_dist import checkpoint, cli
-from cifar_dist.checkpoint import Averaged, Tensors
+from cifar_dist.checkpoint import Averaged, Tensors, TrainState, inventory, marker
+from cifar_dist.checkpoint.inventory import inspect
 from cifar_dist.checkpoint.marker import OPTIMIZER, WEIGHTS
 from cifar_dist.errors import UserError
+from cifar_dist.files import sha256
+from cifar_dist.step_folder import step_of
 
 
 @pytest.fixture
@@ -83,6 +86,48 @@ def test_verify_names_every_damaged_file_and_renames_nothing(run: Path, capsys: 
     assert names(run / "checkpoints") == before
     with pytest.raises(UserError, match="has no checkpoint of step 7; steps here: 15, 10, 6"):
         cli.run(["checkpoint", "verify", "first", "7"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [("deleted", "2 of 2 checkpoints intact\n"), ("saved again", "3 of 3 checkpoints intact\n")],
+)
+@pytest.mark.parametrize("step", ["", "latest"])
+def test_verify_takes_no_checkpoint_of_a_run_that_trains_for_damaged(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, change: str, said: str, step: str
+) -> None:
+    newest, changes = run / "checkpoints" / "step-00000015", [change]
+
+    def change_and_measure(path: Path) -> str:
+        if path.parent.name == newest.name and changes:
+            if changes.pop() == "deleted":
+                shutil.rmtree(newest)
+            else:
+                checkpoint.save(run / "checkpoints", tensors(14), state(15, best=True))
+        return sha256(path)
+
+    monkeypatch.setattr(marker, "sha256", change_and_measure)
+    assert verb(capsys, "verify", "first", *filter(None, [step])) == ("1 of 1 checkpoint intact\n" if step else said)
+
+
+@pytest.mark.parametrize(("steps", "left"), [([10], ["15", "5"]), ([5, 10, 15], ["20"])])
+def test_ls_leaves_out_what_a_run_that_trains_deletes_meanwhile(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, steps: list[int], left: list[str]
+) -> None:
+    folder = run / "checkpoints"
+
+    def inspect_and_delete(path: Path, *, checksums: bool) -> tuple[TrainState | None, list[str]]:
+        inspected = inspect(path, checksums=checksums)
+        if "20" in left:
+            save(folder, 20, best=True)
+        if step_of(path) in steps:
+            shutil.rmtree(path)
+        return inspected
+
+    monkeypatch.setattr(inventory, "inspect", inspect_and_delete)
+    _, _, *rows = cells(verb(capsys, "ls", "first"))
+    assert [row[0] for row in rows] == left
+    assert not any("damaged" in row[5] for row in rows)
 
 
 def test_verify_names_changed_final_weights_and_resume_writes_them_again(
