@@ -315,6 +315,18 @@ def _writer(leftover: Path) -> int | None:
     return int(found[2]) if found else None
 
 
+def hide(path: Path) -> Path:
+    """Rename a folder so that nothing takes it for a complete one; return its path. Links and hidden ones stay.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    path = path.absolute()  # "." has no name
+    if path.name.startswith(".") or path.is_symlink():
+        return path
+    return path.rename(free_name(path.with_name(f".{path.name}.tmp")))
+
+
 def discard(path: Path) -> OSError | None:
     """Delete a file, or a folder with its content. An interrupted deletion leaves nothing that looks complete.
 
@@ -328,8 +340,7 @@ def discard(path: Path) -> OSError | None:
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
         return None
-    path = path.absolute()  # "." has no name
-    doomed = path if path.name.startswith(".") else path.rename(free_name(path.with_name(f".{path.name}.tmp")))
+    doomed = hide(path)
     errors: list[OSError] = []
 
     def note(_: object, name: str, error: BaseException) -> None:

@@ -29,6 +29,7 @@ from cifar_dist.files import (
     complete,
     discard,
     free_name,
+    hide,
     path_of,
     read_json,
     write_atomic,
@@ -306,9 +307,21 @@ class RunFolder:
         try:
             yield
         finally:
-            assert self._lock is not None
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def discard(self) -> OSError | None:
+        """Delete the folder and unlock it, see :func:`cifar_dist.files.discard`.
+
+        NFS keeps a file that is deleted while it is open, so the lock ends first, once the folder has a hidden name.
+        """
+        hidden = hide(self.path)
+        self._unlock()
+        return discard(hidden)
 
     def _way_to_unlock(self, holder: str) -> str:
         """Say what to do if the machine of the process that has locked the folder is lost: some servers never know."""

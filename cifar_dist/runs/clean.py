@@ -51,7 +51,8 @@ def clean(run: RunFolder) -> list[Removable]:
         return []  # and no lock in it
     with run.locked():
         items = _useless(run)
-        errors = [error for item in items if (error := discard(item.path))]
+        discarded = [run.discard() if item.path == run.path else discard(item.path) for item in items]
+    errors = [error for error in discarded if error]
     if errors:
         removed = f"{len(items) - len(errors)} of {len(items)} removed"
         raise UserError(f"{removed}, but {errors[0].filename} cannot be deleted: {errors[0].strerror}")

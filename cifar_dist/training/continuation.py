@@ -13,7 +13,6 @@ from cifar_dist.config.settings import settings_of
 from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.files import discard
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.opening import open_folder, refuse_other_data
 from cifar_dist.run_folder.settings import (
@@ -39,7 +38,7 @@ def discard_unbegun(folder: RunFolder) -> None:
     is_copy = any(event.kind == "branched" and step_name(event.step) == newest for event in events)
     begun = was_trained or folder.lr_curve.exists() or (has_begun(folder) and not is_copy)
     if not (begun or folder.job_script.exists() or folder.has_foreign_files()):
-        discard(folder.path)
+        folder.discard()
 
 
 def is_finished(config: Config) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from support.run_folders import write_run
 from support.running import spawn, train
@@ -107,6 +109,28 @@ def test_a_run_without_a_finished_step_is_removed_entirely(tmp_path: Path) -> No
     (run / "lr_curve.json").unlink()
     assert [item.path for item in clean(RunFolder(run))] == [run]
     assert names(run.parent) == []
+
+
+@pytest.mark.parametrize("remove", [clean, discard_unbegun])
+def test_the_lock_of_a_run_is_closed_before_its_folder_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remove: Callable[[RunFolder], object]
+) -> None:
+    """NFS keeps what is deleted while it is open, and then the folder is not empty."""
+    run = RunFolder(write_run(tmp_path / "runs" / "it", CONFIG, epochs=0))
+    rmtree = shutil.rmtree
+    deleted: list[Path] = []
+
+    def look_and_delete(path: Path, **_: object) -> None:
+        deleted.append(path)
+        assert not [file.path for file in psutil.Process().open_files() if file.path.startswith(str(path))]
+        rmtree(path)
+
+    monkeypatch.setattr(shutil, "rmtree", look_and_delete)
+    if remove is discard_unbegun:
+        run.lock()
+    remove(run)
+    assert deleted == [run.path.with_name(".it.tmp")]
+    assert names(run.path.parent) == []
 
 
 @pytest.mark.parametrize("left", [".checkpoints.saved", "evaluations/it_model_best/summary.json", "timeline.jsonl"])
