@@ -359,6 +359,8 @@ class RunFolder:
         actual = lock.parent
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.is_symlink() and not self.path.exists():  # of an earlier rename
+                self.path.unlink()
             self.path.symlink_to(actual)
         except OSError as error:
             reason = "its old name is taken" if isinstance(error, FileExistsError) else error.strerror

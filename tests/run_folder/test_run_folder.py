@@ -13,7 +13,7 @@ from support.opened_folders import CONFIG, open_and_end, refusal
 
 from cifar_dist.config.saved import read_config
 from cifar_dist.data.manifest import Manifest
-from cifar_dist.errors import UserError
+from cifar_dist.errors import TrainingFailedError, UserError
 from cifar_dist.files import write_sums
 from cifar_dist.launch.launched import RESTARTED
 from cifar_dist.run_folder import EvaluationSummary, RunFolder
@@ -202,6 +202,25 @@ def test_the_newest_checkpoint_is_found_without_links(tmp_path: Path) -> None:
     for name in ("step-99999999", "step-100000000", "step-200000000.damaged", ".step-300000000.7.tmp", "latest"):
         (folder.checkpoints / name).mkdir(parents=True)
     assert folder.newest_checkpoint() == "step-100000000"
+
+
+def test_a_run_that_is_renamed_again_continues_through_its_link(tmp_path: Path, manifest: Manifest) -> None:
+    folder = RunFolder(tmp_path / "runs" / "it")
+    open_folder(folder, CONFIG, manifest)
+    before = folder.path
+    for name in ("runs/second", "archive/third"):
+        after = tmp_path / name
+        after.parent.mkdir(exist_ok=True)
+        before = before.rename(after)
+        assert folder.follow().startswith(f"{folder.path} was renamed to {after}, where this run continues through")
+        assert folder.path.readlink() == after
+        assert folder.follow() == ""
+    (tmp_path / "another").mkdir()
+    before.rename(tmp_path / "last")
+    folder.path.unlink()
+    folder.path.symlink_to(tmp_path / "another")
+    with pytest.raises(TrainingFailedError, match=f"to {tmp_path}/last while .* its old name is taken; resume it with"):
+        folder.follow()
 
 
 @pytest.mark.parametrize(("seconds", "remains"), [(-9, False), (0.9, False), (1.1, True)])
