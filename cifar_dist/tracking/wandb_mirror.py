@@ -1,6 +1,6 @@
 """Weights & Biases as a mirror of ``metrics.jsonl``.
 
-* One W&B id per run, kept in ``wandb.json``, so that every resume continues the same W&B run.
+* One W&B id per run, kept in ``wandb.json``, so that every resume continues the same W&B run. A copy gets its own.
 * Its own x-axis, ``step``: a resume repeats steps, which W&B would drop because of its internal step.
 * Offline, each process writes a new segment, and syncing a segment replaces the server's data of the id. A segment
   therefore begins with the complete history so far, and the newest one contains the entire run.
@@ -102,11 +102,11 @@ class WandbMirror:
 
     def start(self, history: Sequence[Record]) -> None:
         tracking, known = self._tracking, self._folder.wandb_identity
-        last = _last_process(known)
+        last = _continued(_last_process(known), self._folder.path)
         project = tracking.project or last.project or os.environ.get("WANDB_PROJECT") or "cifar-dist"
         entity = tracking.entity or last.entity or os.environ.get("WANDB_ENTITY", "")
         mode = wandb_mode(tracking)
-        self._identity = _Identity(last.id or secrets.token_hex(4), mode, project, entity, len(history))
+        self._identity = _Identity(last.id or secrets.token_hex(4), mode, project, entity, len(history), last.folder)
         self._keep(replace(last, id=self._identity.id, mode=""))  # before W&B knows the id: a kill may come in between
         self._run = _start(self._folder.path, self._config, self._facts, self._identity, mode)
         self._keep(replace(self._identity, mode=""))
@@ -170,6 +170,7 @@ class _Identity:
 
     The mode is empty until W&B has everything: while a process trains, and after it was killed or its W&B failed.
     A resume without ``WANDB_PROJECT`` or ``WANDB_ENTITY``, as in a requeued job, continues in the same project.
+    The folder is that of the process: where it still has the same W&B run, another folder with this file is its copy.
     """
 
     id: str = ""
@@ -177,6 +178,7 @@ class _Identity:
     project: str = ""
     entity: str = ""
     records: int = 0
+    folder: str = ""
 
 
 def _last_process(path: Path) -> _Identity:
@@ -184,6 +186,22 @@ def _last_process(path: Path) -> _Identity:
     raw, default = read_json(path), _Identity()
     found = {key: raw[key] for key, value in asdict(default).items() if type(raw.get(key)) is type(value)}
     return _Identity(**found) if _ID.fullmatch(found.get("id", "")) else default
+
+
+def _continued(last: _Identity, folder: Path) -> _Identity:
+    """Return what a process in ``folder`` continues: no W&B run of a folder that this one is a copy of."""
+    if last.folder and _is_copy(last, folder):
+        last = _Identity(project=last.project, entity=last.entity)
+    return replace(last, folder=str(folder.resolve()))
+
+
+def _is_copy(last: _Identity, folder: Path) -> bool:
+    original = RunFolder(Path(last.folder))
+    try:
+        is_original = original.path.samefile(folder)
+    except (OSError, ValueError):  # it was moved here; or the file is damaged
+        return False
+    return not is_original and _last_process(original.wandb_identity).id == last.id
 
 
 def _import_wandb(own: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -352,6 +353,41 @@ def test_an_online_run_receives_what_it_has_not_received(
     assert warnings == []
     assert (runs[-1].place, runs[-1].steps) == (place, sent)
     assert len({run.id for run in runs}) == 1
+
+
+def test_a_copy_of_a_run_is_another_run_and_a_renamed_one_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
+) -> None:
+    import wandb
+
+    runs: list[InMemory] = []
+    monkeypatch.setattr(wandb, "init", lambda **settings: InMemory(runs, **settings))
+    monkeypatch.setattr(wandb, "setup", lambda settings: None)
+
+    def trained(folder: Path, step: int) -> InMemory:
+        config = Config(tracking=OURS if not runs else WandbConfig(wandb="online"))
+        mirrors = mirrored(folder, config, [train(earlier) for earlier in range(1, step)], warnings)
+        mirrors.train_steps([train(step)])
+        mirrors.close("interrupted")
+        assert warnings == []
+        return runs[-1]
+
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    original.mkdir()
+    first = trained(original, 1)
+    shutil.copytree(original, copy)
+    second = trained(copy, 2)
+    assert second.id != first.id
+    assert (second.place, second.steps) == (("us", "ours"), [1, 2])
+    again = trained(original, 2)
+    assert (again.id, again.steps) == (first.id, [2])
+    moved = copy.rename(tmp_path / "moved")
+    copy.symlink_to(moved)  # as of a run that was renamed while it was training
+    third = trained(moved, 3)
+    assert (third.id, third.steps) == (second.id, [3])
+    copy.unlink()
+    fourth = trained(moved.rename(copy), 4)
+    assert (fourth.id, fourth.steps) == (second.id, [4])
 
 
 def test_an_online_run_that_repeats_steps_does_not_send_the_history_again(
