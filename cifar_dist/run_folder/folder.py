@@ -45,6 +45,9 @@ FINAL = "final"
 
 _NAMED_FINAL = re.compile(rf"_model_{FINAL}(-\d+)?$")
 
+_LONGEST_NAME = 220  # bytes of an evaluation: a file system allows 255, of which temporary names and numbers need some
+_SHORTENED = 48  # of which the weights have so many at least
+
 _LOCK = ".lock"
 LOCK_SECONDS = 0.5
 """Timeout for the lock; a process that only checks whether a run is in use holds it for far less."""
@@ -68,9 +71,12 @@ class EvaluationFolder:
 
     @staticmethod
     def name_of(summary: EvaluationSummary, written: datetime) -> str:
-        """Return the name of an evaluation; ``written``: when, in UTC."""
+        """Return the name of an evaluation; ``written``: when, in UTC. Long names of run and weights are shortened."""
         accuracy = "unknown" if summary.val_accuracy is None else f"{summary.val_accuracy:.4f}"
-        return f"{summary.run}_val_acc_{accuracy}_{written:%Y%m%d-%H%M%S}_model_{summary.checkpoint}"
+        middle = f"_val_acc_{accuracy}_{written:%Y%m%d-%H%M%S}_model_"
+        free = _LONGEST_NAME - len(middle)
+        weights = _shortened(summary.checkpoint, max(free - len(os.fsencode(summary.run)), _SHORTENED))
+        return f"{_shortened(summary.run, free - len(os.fsencode(weights)))}{middle}{weights}"
 
     @property
     def is_named_final(self) -> bool:
@@ -92,6 +98,14 @@ class EvaluationFolder:
         """When it was written, as its name says, so that the times of a copy do not matter; empty if it does not."""
         found = re.search(r".*_(\d{8}-\d{6})_model_", self.path.name)
         return found[1] if found else ""
+
+
+def _shortened(name: str, most: int) -> str:
+    """Leave out the middle of a name of more than ``most`` bytes: its end may be a step or a suffix."""
+    encoded, half = os.fsencode(name), (most - len("...")) // 2
+    if len(encoded) <= most:
+        return name
+    return "...".join(part.decode(errors="ignore") for part in (encoded[:half], encoded[-half:]))
 
 
 class RunFolder:

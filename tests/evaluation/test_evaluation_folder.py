@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import fnmatch
 import json
 import math
 import re
@@ -126,6 +127,29 @@ def test_a_loss_that_is_not_finite_is_null_in_the_file(tmp_path: Path, weights: 
     again = read_summary(folder / "summary.json")
     assert again is not None
     assert "training has diverged" in again.warning()
+
+
+@pytest.mark.parametrize(
+    ("run", "weights_name", "name"),
+    [
+        ("r" * 128, "step-00000345", "r" * 128 + "_val_acc_0.9877_*_model_step-00000345"),
+        (
+            "it",
+            "w" * 240 + "-7.safetensors",
+            "it_val_acc_0.9877_*_model_" + "w" * 88 + "..." + "w" * 74 + "-7.safetensors",
+        ),
+        ("r" * 128, "w" * 242 + ".safetensors", "r" * 128 + "_val_acc_0.9877_*_model_" + "w" * 25 + "...*.safetensors"),
+        ("é" * 120, "ü" * 120 + ".pth", "é*...*é_val_acc_0.9877_*_model_ü*...*ü.pth"),
+    ],
+)
+def test_a_long_name_of_run_or_weights_is_shortened(
+    tmp_path: Path, weights: WeightsCopy, run: str, weights_name: str, name: str
+) -> None:
+    """A file system allows 255 bytes, and temporary names need some."""
+    summary = dataclasses.replace(SUMMARY, run=run, checkpoint=weights_name)
+    folder = write_evaluation(tmp_path, summary, Predictions(LOGITS, None, LOGITS), range(4), weights, PREDICTED)
+    assert fnmatch.fnmatchcase(folder.name, name)
+    assert json.loads((folder / "summary.json").read_text())["checkpoint"] == weights_name
 
 
 def test_two_evaluations_in_one_second_have_two_folders(tmp_path: Path, weights: WeightsCopy) -> None:
