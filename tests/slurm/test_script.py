@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.running import PATIENCE, ROOT, environment
 
+SCRIPT = ROOT / "slurm" / "train.sbatch"
 _SLURM = {
     "squeue": 'case "$*" in (*State*) echo RUNNING 0 1 ;; (*RestartCnt*) echo 0 1 ;; (*) echo RUNNING ;; esac',
     "scontrol": "exit 0",
@@ -38,11 +39,11 @@ class Programs:
         cases = " ".join(f'(*"slurm {name}"*) {body} ;;' for name, body in {**_PYTHON, **commands}.items())
         self.write("python", f'case "$*" in {cases} esac')
 
-    def run(self, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(self, script: Path = SCRIPT, **variables: str) -> subprocess.CompletedProcess[str]:
         path = f"{self.folder}/bin:{environment()['PATH']}"
         job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_SUBMIT_DIR": str(ROOT)}
         env = environment({**job, "PATH": path, "CIFAR_DIST_VENV": str(self.folder), **variables})
-        command = ["bash", str(ROOT / "slurm" / "train.sbatch"), "demo"]
+        command = ["bash", str(script), "demo"]
         return subprocess.run(command, env=env, cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE)
 
     def calls(self, name: str) -> list[str]:
@@ -116,3 +117,13 @@ def test_invalid_input_that_srun_reports_is_explained_once(programs: Programs) -
     programs.write_python(preflight="echo wrong >&2; exit 2")
     done = programs.run(CIFAR_DIST_SRUN_OPTIONS="--overlap")
     assert (done.returncode, done.stderr) == (2, "wrong\n")
+
+
+def test_an_edit_of_the_script_while_its_job_trains_changes_nothing(programs: Programs) -> None:
+    """Jobs of ``submit`` and of sweeps run the file in the repository, not a copy of Slurm."""
+    script = programs.folder / "train.sbatch"
+    script.write_text(SCRIPT.read_text())
+    programs.write_python(node=f'echo "exit 0" > {script}; exit 0')
+    done = programs.run(script)
+    assert done.returncode == 75, done.stderr
+    assert programs.calls("scontrol") == ["scontrol requeue 7"]
