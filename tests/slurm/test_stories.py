@@ -100,12 +100,17 @@ def undisturbed(cluster: Cluster, recipe: Path) -> Job:
     return cluster.submit(recipe.parent, str(recipe), "--run.name", "undisturbed", env={"SBATCH_GRES": "gpu:1"})
 
 
-# What the job inherits if it is submitted inside a requeued task of an array that has GPUs.
+# What the job inherits if it is submitted in a step of a requeued task of an array that has GPUs.
 _OF_ANOTHER_JOB = {
     "SLURM_ARRAY_JOB_ID": "1",
     "SLURM_ARRAY_TASK_ID": "7",
     "SLURM_RESTART_COUNT": "3",
     "SLURM_GPUS_PER_NODE": "2",
+    "SLURM_MEM_PER_NODE": "1000",
+    "SLURM_CPUS_PER_GPU": "2",
+    "SLURM_CPU_BIND": "quiet,mask_cpu:0x1",
+    "SLURM_CPU_BIND_LIST": "0x1",
+    "SLURM_CPU_BIND_TYPE": "mask_cpu:",
 }
 
 

@@ -93,17 +93,31 @@ def test_a_time_limit_that_leaves_no_time_to_train_is_refused(
     )
 
 
-def test_gpus_that_the_job_has_asked_for_each_task_are_those_of_its_node(
-    cluster: Cluster, digits: Path, tmp_path: Path, forked: dict[str, str]
+@pytest.mark.parametrize(
+    ("options", "inherited", "said"),
+    [
+        (["--ntasks-per-node=2", "--gpus-per-task=1"], {}, "GPUs: 2\n"),
+        (["--mem=3000"], {"SLURM_MEM_PER_CPU": "100"}, ",mem=3000M,"),
+        (["--cpus-per-task=3"], {"SLURM_CPUS_PER_GPU": "2"}, "TRES=cpu=3,"),
+    ],
+    ids=["GPUs of each task", "memory", "CPUs"],
+)
+def test_the_one_task_of_a_node_gets_what_the_job_has_there(
+    cluster: Cluster,
+    digits: Path,
+    tmp_path: Path,
+    forked: dict[str, str],
+    options: list[str],
+    inherited: dict[str, str],
+    said: str,
 ) -> None:
-    """The job has two tasks on the node, with a GPU each; the step has one."""
-    options = ["--ntasks-per-node=2", "--gpus-per-task=1"]
-    instead = 'echo "GPUs: $SLURM_GPUS_ON_NODE"; exit 7'
+    """The job may have several tasks there, or be submitted inside a job that has other resources."""
+    instead = 'echo "GPUs: $SLURM_GPUS_ON_NODE"; scontrol show step "$SLURM_JOB_ID.$SLURM_STEP_ID"; exit 7'
     python = write_python(tmp_path, forked, instead, only="slurm node", node="node1")
-    env = {**forked, "CIFAR_DIST_VENV": str(python)}
+    env = {**forked, **inherited, "CIFAR_DIST_VENV": str(python)}
     job = cluster.submit(tmp_path, "demo", "--data.path", str(digits), nodes="node1", options=options, env=env)
     assert job.wait() == "FAILED"
-    assert "GPUs: 2\n" in job.output()
+    assert said in job.output()
 
 
 def test_an_attempt_without_progress_is_the_last(
