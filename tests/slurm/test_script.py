@@ -127,3 +127,15 @@ def test_an_edit_of_the_script_while_its_job_trains_changes_nothing(programs: Pr
     done = programs.run(script)
     assert done.returncode == 75, done.stderr
     assert programs.calls("scontrol") == ["scontrol requeue 7"]
+
+
+def test_a_setup_of_the_site_gets_no_words_and_keeps_no_options(programs: Programs) -> None:
+    """As conda's activate parses its words; with ``set -e`` a job that stalled would not be requeued."""
+    setup = programs.folder / "setup.sh"
+    setup.write_text('echo "words: $#, $UNSET" > said\nset -ef\n')
+    programs.write_python(node="exit 124")
+    done = programs.run(CIFAR_DIST_SETUP=str(setup))
+    assert done.returncode == 75, done.stderr
+    assert (programs.folder / "said").read_text() == "words: 0, \n"
+    assert programs.calls("python")[0].endswith("preflight demo")
+    assert programs.calls("scontrol") == ["scontrol requeue 7"]
