@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 from cifar_dist.errors import UserError
@@ -15,7 +16,10 @@ def scontrol(*words: str) -> str:
     Raises:
         UserError: it does not exist, fails, or does not answer.
     """
+    env = {**os.environ, "SLURM_TIME_FORMAT": "standard"}  # a user may prefer "relative", or a format of strftime()
     try:
-        return subprocess.run(("scontrol", *words), capture_output=True, text=True, timeout=_SECONDS, check=True).stdout
+        return subprocess.run(
+            ("scontrol", *words), env=env, capture_output=True, text=True, timeout=_SECONDS, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise UserError(f"Slurm does not answer: {error}") from None

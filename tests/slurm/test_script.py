@@ -139,3 +139,11 @@ def test_a_setup_of_the_site_gets_no_words_and_keeps_no_options(programs: Progra
     assert (programs.folder / "said").read_text() == "words: 0, \n"
     assert programs.calls("python")[0].endswith("preflight demo")
     assert programs.calls("scontrol") == ["scontrol requeue 7"]
+
+
+@pytest.mark.parametrize("name", ["SQUEUE_PARTITION", "SQUEUE_FORMAT2", "SLURM_CLUSTERS"])
+def test_variables_with_which_a_user_filters_the_answers_of_slurm_do_not_matter(programs: Programs, name: str) -> None:
+    programs.write("squeue", f'[ -z "${name}" ] || exit 0; {_SLURM["squeue"]}')
+    done = programs.run(SCRIPT, **{name: "other"})
+    assert done.returncode == 75, done.stderr
+    assert (programs.folder / "decided").read_text() == "runs/it  0 0 RUNNING 0 1 1\n"

@@ -126,6 +126,11 @@ def test_a_time_limit_leaves_time_to_save(limit: str, ahead: float) -> None:
             "for n in 8 7 9; do echo JobId=$n StartTime=2026-01-0${n}T00:00:00 EndTime=2026-01-0${n}T01:00:00; done",
             (2026, 1, 7, 1, 0, 0),
         ),
+        (
+            "[ $SLURM_TIME_FORMAT = standard ] && "
+            "echo JobId=7 StartTime=2026-01-01T00:00:00 EndTime=2026-01-01T01:00:00",
+            (2026, 1, 1, 1, 0, 0),
+        ),
         ("echo slurm_load_jobs error >&2; exit 1", UserError),
     ],
 )
@@ -137,6 +142,7 @@ def test_the_end_of_a_job_that_slurm_does_not_export_is_queried(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_JOB_END_TIME", "1000")  # alone it is of no use
+    monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
     ask: Callable[[], JobTime | None] = lambda: job_time(os.environ)  # noqa: E731
     if end is UserError:
         with pytest.raises(UserError, match="scontrol does not say when job 7 ends"):
