@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.launch.agent import run_launcher
@@ -18,11 +19,13 @@ from cifar_dist.launch.joining import JOB_PORTS
 from cifar_dist.launch.launched import machine_name
 from cifar_dist.launch.typed_command import SLURM_CONFIG, SLURM_PROCESSES, VARIABLE
 from cifar_dist.runs.launched_run import LaunchedRun
+from cifar_dist.slurm.job_output import say
 
 MIN_NODES = "CIFAR_DIST_MIN_NODES"
 """Environment variable of a job that continues on the nodes left when others are lost: their least number."""
 
 _GPUS = "SLURM_GPUS_ON_NODE"
+_DEVICES = Path("/dev")
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,19 @@ def first_host(nodelist: str) -> str:
     return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first[0])
 
 
+def describe_unused_gpus(variables: Mapping[str, str]) -> str:
+    """Return a warning where the node has GPUs that the job neither asked for nor declined; empty elsewhere."""
+    gpus = len(list(_DEVICES.glob("nvidia[0-9]*")))
+    if not gpus or variables.get(_GPUS) or variables.get(SLURM_CONFIG):
+        return ""
+    number = "a GPU" if gpus == 1 else f"{gpus} GPUs"
+    return (
+        f"{machine_name()} has {number} that the job did not ask for, so it trains on the CPU; use sbatch "
+        f"--gres=gpu:{gpus}, or, where Slurm does not manage GPUs, {SLURM_CONFIG}=ddp {SLURM_PROCESSES}={gpus}; "
+        f"{SLURM_CONFIG}=cpu trains on the CPU without this line"
+    )
+
+
 def run_node(words: Sequence[str], variables: Mapping[str, str]) -> int:
     """Perform a collective verb on this node; return its exit code.
 
@@ -126,6 +142,8 @@ def run_node(words: Sequence[str], variables: Mapping[str, str]) -> int:
     node = Node.from_environment(variables)
     config = find_config(node.config)
     place = f"machine {node.index} of {node.nodes} is {machine_name()}"
+    if warning := describe_unused_gpus(variables):
+        say(warning)
     print(f"{place}, processes on it: {node.processes}, {config}", flush=True)
     os.environ[VARIABLE] = ""  # the batch script requeues the job, or says how to resume
     return run_launcher(config, node.options, LaunchedRun(words))

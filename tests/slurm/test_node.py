@@ -15,9 +15,10 @@ from support.running import ROOT, spawn
 from cifar_dist import recipe
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import GRACE_SECONDS
+from cifar_dist.launch.typed_command import VARIABLE
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.slurm.job_output import describe_attempt
-from cifar_dist.slurm.node import Node, first_host
+from cifar_dist.slurm.node import Node, first_host, run_node
 from cifar_dist.slurm.preflight import check_job
 
 SECOND_OF_TWO = {
@@ -242,3 +243,33 @@ def test_what_a_plug_in_prints_is_no_part_of_the_answer_for_the_script(tiny: Pat
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path}/runs/tiny-7\n\ntrain\n0\n"
     assert done.stderr.count("loaded\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("gpus", "variables", "said"),
+    [
+        (2, {}, "has 2 GPUs that the job did not ask for, so it trains on the CPU; use sbatch --gres=gpu:2, or, where"),
+        (1, {"SLURM_GPUS_ON_NODE": ""}, "has a GPU that the job did not ask for"),
+        (2, {"SLURM_GPUS_ON_NODE": "1"}, ""),
+        (2, {"CIFAR_DIST_LAUNCH": "cpu"}, ""),
+        (0, {}, ""),
+    ],
+)
+def test_a_node_with_gpus_that_the_job_did_not_ask_for_says_so(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    gpus: int,
+    variables: dict[str, str],
+    said: str,
+) -> None:
+    for name in ("nvidiactl", "nvidia-uvm", *(f"nvidia{index}" for index in range(gpus))):
+        (tmp_path / name).touch()
+    monkeypatch.setattr("cifar_dist.slurm.node._DEVICES", tmp_path)
+    monkeypatch.setattr("cifar_dist.slurm.node.run_launcher", lambda config, options, job: 0)
+    monkeypatch.setenv(VARIABLE, "")  # run_node sets it
+    own = {name: value for name, value in SECOND_OF_TWO.items() if name != "SLURM_GPUS_ON_NODE"}
+    assert run_node(["train", "demo"], {**own, **variables}) == 0
+    warned = capsys.readouterr().err
+    assert said in warned
+    assert warned.count("\n") == (1 if said else 0)
