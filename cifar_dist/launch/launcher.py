@@ -120,6 +120,8 @@ def _refuse(problem: str) -> NoReturn:
 
 def _prepare_environment() -> None:
     """Set what the launcher and its ranks read from the environment."""
+    for name in [name for name in os.environ if name.startswith("PET_")]:  # options of torchrun, in pods of Kubernetes
+        del os.environ[name]  # they would count the machines of another command than this one
     os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # otherwise torchrun would handle TERM, INT and HUP
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's default, which it would announce in five lines
     _prepend("PATH", Path(sys.executable).parent)  # DeepSpeed finds programs by name

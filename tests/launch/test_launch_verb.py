@@ -30,13 +30,16 @@ def launch(*words: str | Path, cwd: Path = ROOT, env: Mapping[str, str]) -> subp
 def test_it_trains_a_recipe_and_runs_another_verb_in_a_folder_full_of_traps(
     digits: Path, tmp_path: Path, forked: dict[str, str]
 ) -> None:
-    """The working folder has its own ``cifar_dist`` and ``queue``; the ranks must import neither."""
+    """The working folder has its own ``cifar_dist`` and ``queue``; the ranks must import neither.
+
+    Its environment is that of a pod of Kubernetes, with options of torchrun for another job.
+    """
     recipe = soak.write_recipe(tmp_path, digits)
     for name in ("cifar_dist", "queue", "torch"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
-    trained = launch(
-        "cpu", recipe, "--run.name", "it", "--train.max_steps", "3", cwd=tmp_path, env={"PYTHONSAFEPATH": "1"}
-    )
+    pod = {"PET_NNODES": "2", "PET_NODE_RANK": "1", "PET_MASTER_ADDR": "127.0.0.1"}
+    env = {"PYTHONSAFEPATH": "1", **pod}
+    trained = launch("cpu", recipe, "--run.name", "it", "--train.max_steps", "3", cwd=tmp_path, env=env)
     assert trained.returncode == 0, trained.stderr
     assert "2 processes, DDP, cpu" in trained.stdout
     extended = launch("cpu", "resume", tmp_path / "runs" / "it", "--train.max_steps", "5", env=forked)
