@@ -15,12 +15,14 @@ import argparse
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar
 
+import psutil
 from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
@@ -35,7 +37,7 @@ from cifar_dist.launch.agreed_code import AGREED
 from cifar_dist.launch.job import Job
 from cifar_dist.launch.launched import RESTARTED
 from cifar_dist.launch.meeting import Meeting
-from cifar_dist.launch.options import LaunchRequest
+from cifar_dist.launch.options import LaunchRequest, split_endpoint
 from cifar_dist.launch.signal_queue import MACHINE_JOINS
 from cifar_dist.terminal.notice import notice
 
@@ -116,11 +118,27 @@ def describe_failure(endpoint: str, error: Exception) -> str:
 
 
 def _hosts(arguments: argparse.Namespace) -> bool:
-    """Whether this machine is the one where they meet, as torch decides it."""
+    """Whether this machine is the one where they meet; have torch know it where it does not see that itself."""
     asked = re.search(r"\bis_host=(\w+)", arguments.rdzv_conf)
     if asked:
         return asked[1].lower() in ("1", "true", "t", "yes", "y")
-    return bool(_matches_machine_hostname(arguments.rdzv_endpoint.rpartition(":")[0]))
+    host, _ = split_endpoint(arguments.rdzv_endpoint)
+    if _matches_machine_hostname(host):
+        return True
+    is_own = _is_own_address(host)
+    if is_own:
+        arguments.rdzv_conf += ",is_host=True"
+    return is_own
+
+
+def _is_own_address(host: str) -> bool:
+    """Whether a host is an interface of this machine, such as a second network; torch knows those of its host name."""
+    try:
+        asked = {str(found[4][0]).partition("%")[0] for found in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    own = {one.address.partition("%")[0] for interface in psutil.net_if_addrs().values() for one in interface}
+    return not asked.isdisjoint(own)
 
 
 class ElasticAgent(LocalElasticAgent):

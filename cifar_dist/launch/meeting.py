@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.exit_codes import EXIT_FAILED
 from cifar_dist.launch.joining import SAY_SECONDS
+from cifar_dist.launch.options import split_endpoint
 from cifar_dist.terminal.notice import notice
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Meeting:
         return ""
 
     def _connection_problem(self) -> str:
-        host, _, port = self._endpoint.rpartition(":")
+        host, port = split_endpoint(self._endpoint)
         try:
             socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
         except OSError as error:

@@ -63,7 +63,7 @@ def read_request(config: Path, options: Sequence[str]) -> LaunchRequest:
         processes,
         machines,
         values.integer("machine_rank", least=0, most=machines - 1, example=0) or 0,
-        str(values.get("main_process_ip") or ""),
+        _without_brackets(str(values.get("main_process_ip") or "")),
         values.integer("main_process_port", least=0, most=_LAST_PORT, example=_DEFAULT_PORT) or _DEFAULT_PORT,
         "" if elastic is None else _endpoint(str(elastic), str(values.get("rdzv_endpoint") or "")),
         values.get("use_cpu") is True,
@@ -138,10 +138,20 @@ def _endpoint(nnodes: str, endpoint: str) -> str:
             f"--nnodes={nnodes} needs a machine where the others find this job; "
             "add --rdzv_endpoint=HOST:PORT, the same on all of them"
         )
-    host, _, port = endpoint.rpartition(":")
+    host, port = split_endpoint(endpoint)
     if not host or not port.isdecimal() or not 0 < int(port) <= _LAST_PORT:
         raise UserError(f"--rdzv_endpoint={endpoint} is not HOST:PORT; use for example --rdzv_endpoint=node1:29400")
     return endpoint
+
+
+def split_endpoint(endpoint: str) -> tuple[str, str]:
+    """Split HOST:PORT into the host as sockets take it, an IPv6 address without brackets, and the port."""
+    host, _, port = endpoint.rpartition(":")
+    return _without_brackets(host), port
+
+
+def _without_brackets(host: str) -> str:
+    return re.sub(r"^\[(.*)\]$", r"\1", host)
 
 
 def _check_one_process(request: LaunchRequest) -> None:

@@ -5,6 +5,7 @@ The lost machine is stopped (SIGSTOP). As after a power failure no connection br
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -32,7 +34,7 @@ from support.running import (
     wait_until,
 )
 
-from cifar_dist.launch.elastic import request_end
+from cifar_dist.launch.elastic import _hosts, request_end
 from cifar_dist.launch.signal_queue import MACHINE_JOINS
 from cifar_dist.tracking import timeline
 
@@ -237,6 +239,26 @@ def test_restarts_that_a_request_to_stop_would_not_end_are_refused(
     problem = f"--max_restarts=2 alone would also start ranks again that stopped on request; {remedy}"
     assert (done.returncode, done.stderr) == (2, f"cifar-dist: {problem}\n")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "is_host"),
+    [
+        ("[::1]:29400", ""),
+        ("192.0.2.77:29400", ",is_host=True"),
+        ("[2001:db8::77]:29400", ",is_host=True"),
+        ("192.0.2.78:29400", None),
+    ],
+)
+def test_a_machine_hosts_the_meeting_at_any_of_its_addresses(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, is_host: str | None
+) -> None:
+    """Torch knows the addresses of its host name only, and has to be told of those of other networks."""
+    addresses = [SimpleNamespace(address=address) for address in ("192.0.2.77", "2001:db8::77%ib0")]
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: {"ib0": addresses})
+    arguments = argparse.Namespace(rdzv_endpoint=endpoint, rdzv_conf="join_timeout=600")
+    assert _hosts(arguments) == (is_host is not None)
+    assert arguments.rdzv_conf == f"join_timeout=600{is_host or ''}"
 
 
 def test_a_rank_that_starts_up_is_asked_again() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from support.running import PATIENCE, TRAIN, finish, free_port, listens, spawn, start, wait_until
 from torch.distributed import TCPStore
@@ -23,6 +24,8 @@ from cifar_dist.launch import joining, meeting
 from cifar_dist.launch.joining import join_ranks
 from cifar_dist.launch.meeting import Meeting
 from launch import soak
+
+LOOPBACK = "[::1]" if any(one.address == "::1" for one in psutil.net_if_addrs().get("lo", [])) else "127.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -202,7 +205,7 @@ def waits(
         ),
         "elastic": launch("--nnodes=2:4", meeting, patience="600"),
         "silent": launch("--nnodes=1:2", meeting, patience="1", port=silent),
-        "few": launch("--nnodes=2:4", meeting, patience="1"),
+        "few": launch("--nnodes=2:4", f"--rdzv_endpoint={LOOPBACK}:{{port}}", patience="1"),
         "hostless": launch("--nnodes=1:2", meeting, "--rdzv_conf=is_host=0", patience="1"),
     }
     yield started
@@ -260,7 +263,7 @@ def test_machines_that_do_not_meet_are_reported_until_the_job_gives_up(waits: di
 def test_machines_that_are_too_few_give_up_and_do_not_blame_the_one_where_they_meet(waits: dict[str, Wait]) -> None:
     done = waits["few"].end()
     assert done.returncode == 1
-    problem = f"1 of at least 2 machines has met at 127.0.0.1:{waits['few'].port} (--rdzv_endpoint)"
+    problem = f"1 of at least 2 machines has met at {LOOPBACK}:{waits['few'].port} (--rdzv_endpoint)"
     assert done.stderr == f"cifar-dist: gave up after 1 s (run.join_timeout): {problem}\n"
 
 

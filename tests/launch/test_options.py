@@ -9,7 +9,7 @@ import pytest
 from support.running import ROOT
 
 from cifar_dist.errors import UserError
-from cifar_dist.launch.options import LaunchRequest, read_request
+from cifar_dist.launch.options import LaunchRequest, read_request, split_endpoint
 from cifar_dist.verbs import launch
 
 CPU, SINGLE, ZERO = (ROOT / "launch" / f"{name}.yaml" for name in ("cpu", "single", "zero2"))
@@ -35,6 +35,12 @@ def test_options_override_the_config(
 ) -> None:
     found = read_request(config, options)
     assert (found.processes, found.machines, found.port) == (processes, machines, port)
+
+
+def test_an_ipv6_address_may_be_in_brackets() -> None:
+    options = ["--num_machines=2", "--num_processes=2", "--main_process_ip=[fd00::1]"]
+    assert read_request(CPU, options).host == "fd00::1"
+    assert split_endpoint("[fd00::1]:29400") == split_endpoint("fd00::1:29400") == ("fd00::1", "29400")
 
 
 def test_a_config_that_says_use_cpu_is_asked_for_no_gpu(tmp_path: Path) -> None:
@@ -74,6 +80,7 @@ def test_the_name_no_of_yaml_is_one_process(tmp_path: Path) -> None:
         (CPU, ["--nnodes=abc", "--rdzv_endpoint=a:1"], "--nnodes=abc is not MIN:MAX"),
         (CPU, ["--nnodes=1:2", "--rdzv_endpoint=node1"], "--rdzv_endpoint=node1 is not HOST:PORT"),
         (CPU, ["--nnodes=1:2", "--rdzv_endpoint=:29400"], "--rdzv_endpoint=:29400 is not HOST:PORT"),
+        (CPU, ["--nnodes=1:2", "--rdzv_endpoint=[]:29400"], "--rdzv_endpoint=[]:29400 is not HOST:PORT"),
         (CPU, ["--nnodes=1:2", "--rdzv_endpoint=node1:x"], "--rdzv_endpoint=node1:x is not HOST:PORT"),
         (CPU, ["--nnodes=1:2", "--rdzv_endpoint=node1:0"], "--rdzv_endpoint=node1:0 is not HOST:PORT"),
         (CPU, ["--nnodes=1:2", "--rdzv_endpoint=node1:65536"], "--rdzv_endpoint=node1:65536 is not HOST:PORT"),
