@@ -28,7 +28,7 @@ from cifar_dist.errors import (
     printable,
 )
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_IN_USE, EXIT_REQUEUE
-from cifar_dist.launch.launched import is_main_process, local_rank
+from cifar_dist.launch.launched import is_first_of_machine, is_main_process
 from cifar_dist.launch.reporter import is_first, is_reporter
 from cifar_dist.terminal.notice import notice
 
@@ -185,7 +185,7 @@ def _reports(error: UserError | TrainingFailedError) -> bool:
     if isinstance(error, GpuError):
         return is_first("gpu")
     if isinstance(error, MachineError) or not _has_joined():
-        return is_main_process() or local_rank() == 0
+        return is_first_of_machine()
     return not error.is_shared and is_reporter("error")
 
 

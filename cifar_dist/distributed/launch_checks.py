@@ -87,17 +87,43 @@ def describe_unused_gpu(devices: Path = Path("/dev")) -> str:
     """
     import torch
 
-    visible = re.match(r"\d|GPU-|MIG-", os.environ.get(_VISIBLE, "0"))
-    has_gpu = any(devices.glob("nvidia[0-9]*"))
-    if not (has_gpu and visible) or was_asked_for("CPU") or torch.cuda.is_available():
+    if not (_has_gpu(devices) and _shows_gpus()) or was_asked_for("CPU") or torch.cuda.is_available():
         return ""
-    reason = "it is built for CPUs"
+    problem = f"this machine has a GPU that torch {torch.__version__} cannot use ({_torch_problem()})"
+    return f"{problem}; the run takes the CPU"
+
+
+def why_on_cpu(devices: Path = Path("/dev")) -> str:
+    """Say why this process computes on the CPU.
+
+    Args:
+        devices: folder of the machine's devices.
+    """
+    if was_asked_for("CPU"):
+        return "its launch config is for CPUs"
+    if not _shows_gpus():
+        return f"{_VISIBLE}={os.environ[_VISIBLE]}"
+    return f"torch cannot use its GPU: {_torch_problem()}" if _has_gpu(devices) else "it has no GPU"
+
+
+def _shows_gpus() -> bool:
+    return re.match(r"\d|GPU-|MIG-", os.environ.get(_VISIBLE, "0")) is not None
+
+
+def _has_gpu(devices: Path) -> bool:
+    return any(devices.glob("nvidia[0-9]*"))
+
+
+def _torch_problem() -> str:
+    """Say why torch cannot use the GPUs of this machine."""
+    import torch
+
     if torch.backends.cuda.is_built():
         try:
             torch.cuda.init()
         except RuntimeError as error:
-            reason = first_line(error)
-    return f"this machine has a GPU that torch {torch.__version__} cannot use ({reason}); the run takes the CPU"
+            return first_line(error)
+    return "it is built for CPUs"
 
 
 def check_cpu_is_used() -> None:

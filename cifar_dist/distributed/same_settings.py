@@ -1,10 +1,11 @@
-"""All ranks of a job train with the same settings and, where it matters, on the same kind of device.
+"""All ranks of a job train with the same settings, all on GPUs or all on CPUs and, where it matters, on equal ones.
 
 On several machines each is given a command of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -12,8 +13,11 @@ import torch
 from cifar_dist.config import Config, OptimConfig
 from cifar_dist.config.optim import MuonConfig
 from cifar_dist.config.settings import settings_of
+from cifar_dist.distributed.launch_checks import why_on_cpu
 from cifar_dist.distributed.ranks import Ranks
-from cifar_dist.errors import UserError
+from cifar_dist.errors import MachineError, UserError
+from cifar_dist.launch.launched import machine_name
+from cifar_dist.launch.typed_command import command_with_cpu
 
 _OF_A_MACHINE: Final = ("data.path", "train.threads")
 """Settings that may differ: where a machine has its copy of the data, and its threads."""
@@ -47,6 +51,39 @@ def settings_in_common(config: Config) -> dict[str, object]:
         for key, value in settings_of(config).items()
         if key not in _OF_A_MACHINE and (key in _OF_THE_JOB or not key.startswith("run."))
     }
+
+
+def describe_device_type(*, cpu: bool) -> str:
+    """Return what this rank computes on, as :func:`check_same_device_types` reads it on all."""
+    return f"{machine_name()}\n{why_on_cpu() if cpu else ''}"
+
+
+def check_same_device_types(descriptions: Sequence[str]) -> None:
+    """Refuse ranks of which some compute on the CPU and others on GPUs: gloo and NCCL would wait for each other.
+
+    Args:
+        descriptions: of all ranks, in their order.
+
+    Raises:
+        MachineError: with the machines, and why they compute on the CPU.
+    """
+    found = [(machine, reason) for machine, _, reason in (each.partition("\n") for each in descriptions)]
+    slow, fast = ({machine for machine, reason in found if bool(reason) is on_cpu} for on_cpu in (True, False))
+    if not (slow and fast):
+        return
+    if slow & fast:  # that machine hides its GPUs from some of its ranks
+        found = [(f"rank {rank} of {machine}", reason) for rank, (machine, reason) in enumerate(found)]
+    on_cpu = {name: reason for name, reason in found if reason}
+    on_gpus = list(dict.fromkeys(name for name, reason in found if not reason))
+    verb = "computes" if len(on_cpu) == 1 else "compute"
+    raise MachineError(
+        f"{_first_of([*on_cpu])} {verb} on the CPU ({next(iter(on_cpu.values()))}), and {_first_of(on_gpus)} on GPUs; "
+        f"start without the former, or on all machines {command_with_cpu()}"
+    )
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
 
 
 def check_same_devices(optimizer: OptimConfig, name: str, ranks: Ranks) -> None:

@@ -31,11 +31,16 @@ from cifar_dist.distributed.launch_checks import (
 from cifar_dist.distributed.launcher_settings import check_launcher_settings
 from cifar_dist.distributed.out_of_memory import describe_preparation, explained
 from cifar_dist.distributed.ranks import Ranks
-from cifar_dist.distributed.same_settings import check_same_devices, check_same_settings
+from cifar_dist.distributed.same_settings import (
+    check_same_device_types,
+    check_same_devices,
+    check_same_settings,
+    describe_device_type,
+)
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import StopRequested, UserError, first_line, printable
 from cifar_dist.launch.joining import join_ranks
-from cifar_dist.launch.launched import is_main_process, local_processes, was_asked_for
+from cifar_dist.launch.launched import is_first_of_machine, is_main_process, local_processes, was_asked_for
 from cifar_dist.terminal.notice import notice
 from cifar_dist.terminal.progress import waiting
 
@@ -55,6 +60,7 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
     Raises:
         UserError: another number of processes than was asked for or than there are GPUs, a setting that the engine or
             device lacks, no compiler for ``train.compile``, or ranks with other settings than rank 0's.
+        MachineError: some compute on the CPU and others on GPUs.
         JoinTimeoutError: some processes did not come.
         RankError: they cannot exchange anything.
         StopRequested: this process was asked to stop while it waited for them.
@@ -65,19 +71,15 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
     if trains:
         check_engine(config, asked)
     set_arithmetic(config.train)
-    cpu = not torch.cuda.is_available() or was_asked_for("CPU")
-    if cpu:
-        if is_main_process() and (unused := describe_unused_gpu()):
-            notice(unused)
-        use_threads(config.train.threads or share_cores(local_processes()))
-        keep_freed_memory()
-    else:
-        check_cpu_is_used()
-        check_gpus(torch.cuda.device_count())
-        check_own_gpu()
+    cpu = _prepare_device(config.train.threads)
     if not trains:
         config = _without_training(config, cpu=cpu)
-    store = join_ranks(config.run.join_timeout, lambda: _stop_if_asked(signals))
+    store = join_ranks(
+        config.run.join_timeout,
+        lambda: _stop_if_asked(signals),
+        description=describe_device_type(cpu=cpu),
+        check=check_same_device_types,
+    )
     with waits_explained(config.run.collective_timeout):
         with waiting("starting", show=is_main_process()):  # DeepSpeed takes seconds
             engine = _engine_class(config.train, asked)(config, cpu=cpu)
@@ -111,6 +113,28 @@ def check_engine(config: Config, asked: AskedEngine) -> None:
     create = _engine_class(config.train, asked)
     for limit in create.limits:
         limit.check(config, create.description)
+
+
+def _prepare_device(threads: int) -> bool:
+    """Check the GPUs, or share the cores; return whether this process computes on the CPU.
+
+    Args:
+        threads: ``train.threads``.
+
+    Raises:
+        UserError: a GPU that it has and cannot use, or may not.
+    """
+    cpu = not torch.cuda.is_available() or was_asked_for("CPU")
+    if cpu:
+        if is_first_of_machine() and (unused := describe_unused_gpu()):
+            notice(unused)
+        use_threads(threads or share_cores(local_processes()))
+        keep_freed_memory()
+    else:
+        check_cpu_is_used()
+        check_gpus(torch.cuda.device_count())
+        check_own_gpu()
+    return cpu
 
 
 def _without_training(config: Config, *, cpu: bool) -> Config:

@@ -11,11 +11,11 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from cifar_dist.errors import JoinTimeoutError, MachineError
+from cifar_dist.errors import JoinTimeoutError, MachineError, UserError
 from cifar_dist.launch.waiting import wait_until
 from cifar_dist.terminal.notice import notice
 
@@ -34,12 +34,20 @@ _PORT = "port"  # key of an announcement
 _OF_ANOTHER_MEETING = "if machines come and go, set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on all of them"
 
 
-def join_ranks(timeout: float, poll: Callable[[], None] = lambda: None) -> Store | None:
+def join_ranks(
+    timeout: float,
+    poll: Callable[[], None] = lambda: None,
+    *,
+    description: str = "",
+    check: Callable[[Sequence[str]], None] | None = None,
+) -> Store | None:
     """Wait for all ranks of the job, as the launcher described it in the environment; call it before torch joins them.
 
     Args:
         timeout: in seconds.
         poll: called again and again from ten seconds on; what it raises ends the wait.
+        description: what this rank says of itself.
+        check: called once all have come with what they say, in the order of the ranks; it must raise the same on all.
 
     Returns:
         The store, which the caller keeps until torch has joined the ranks; None if there is only one rank, or it is not
@@ -49,6 +57,7 @@ def join_ranks(timeout: float, poll: Callable[[], None] = lambda: None) -> Store
         JoinTimeoutError: some have not come within ``timeout`` seconds, and the message names them; or the launcher's
             store does not answer.
         MachineError: this is rank 0, and its port is in use.
+        UserError: of ``check``.
     """
     place = os.environ
     if int(place.get("WORLD_SIZE", "1")) == 1 or "MASTER_ADDR" not in place or "MASTER_PORT" not in place:
@@ -67,6 +76,8 @@ def join_ranks(timeout: float, poll: Callable[[], None] = lambda: None) -> Store
         timeout=timeout,
         poll=poll,
         announces=announces,
+        description=description,
+        check=check,
     )
     store = call.wait()
     if announces:
@@ -124,6 +135,7 @@ class _RollCall:
         timeout: seconds after which missing members are given up.
         poll: called while it waits, from ten seconds on.
         announces: whether the first member takes any free port, and announces it in the launcher's store.
+        description, check: as of :func:`join_ranks`.
     """
 
     def __init__(
@@ -138,10 +150,13 @@ class _RollCall:
         timeout: float,
         poll: Callable[[], None] = lambda: None,
         announces: bool = False,
+        description: str = "",
+        check: Callable[[Sequence[str]], None] | None = None,
     ) -> None:
         self._what, self._index, self._members = what, index, members
         self._host, self.port, self._hosts = host, port, hosts
         self._timeout, self._poll, self._announces = timeout, poll, announces
+        self._description, self._check = description, check
         self._board: Store | None = None
         self._began = self._said = time.monotonic()
 
@@ -152,6 +167,7 @@ class _RollCall:
             JoinTimeoutError: some are missing, which the message names; or the first one, which may have given up; or
                 the launcher's store does not answer.
             MachineError: the port of the store is in use.
+            UserError: of the check.
         """
         from torch.distributed import DistError
 
@@ -163,12 +179,14 @@ class _RollCall:
             if self._hosts and self._board is not None:
                 self.port = store.underlying_store.port  # type: ignore[attr-defined]
                 self._board.set(_PORT, str(self.port))
-            store.set(str(self._index), "here")
+            store.set(str(self._index), self._description)
             store.add("count", 1)
             while store.add("count", 0) < self._members:
                 self._pause(lambda: self._missing(store), reports=self._index == 0)
             if self._hosts and self._board is not None:  # members that start again must not find this one
                 self._board.delete_key(_PORT)
+            if self._check is not None:
+                self._check_descriptions(store, self._check)
         except DistError:
             who = "machine 0" if self._what == "machine" else "rank 0, or the launcher of its machine,"
             problem = f"{who} has left {self._host}:{self.port} before all have joined; see its output"
@@ -237,6 +255,20 @@ class _RollCall:
             self._pause(problem)
             thread.join(_POLL_SECONDS)
         return opened[0]
+
+    def _check_descriptions(self, store: Store, check: Callable[[Sequence[str]], None]) -> None:
+        """Check what all members say. None ends before all have read it: the store may end with the first."""
+        said = store.multi_get([str(member) for member in range(self._members)])
+        try:
+            check([text.decode() for text in said])
+        except UserError:
+            with contextlib.suppress(RuntimeError):  # of torch: the store has ended nevertheless
+                store.add("read", 1)
+                wait_until(lambda: store.add("read", 0) >= self._members, _ANSWER_SECONDS)
+                store.add("left", 1)
+                if self._index == 0:
+                    wait_until(lambda: store.add("left", 0) >= self._members, _ANSWER_SECONDS)
+            raise
 
     def _missing(self, store: Store) -> str:
         missing = [f"{self._what} {member}" for member in range(self._members) if not store.check([str(member)])]

@@ -44,6 +44,11 @@ def is_main_process() -> bool:
     return not 0 < int(rank) < int(size)
 
 
+def is_first_of_machine() -> bool:
+    """Whether this is the process that reports what one machine of the job lacks, before any process group exists."""
+    return is_main_process() or local_rank() == 0
+
+
 def local_rank() -> int:
     """Return the number of this process among those of this machine, from 0."""
     return _number("LOCAL_RANK")

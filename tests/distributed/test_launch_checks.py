@@ -16,6 +16,7 @@ from cifar_dist.distributed.launch_checks import (
     check_own_gpu,
     describe_unused_gpu,
     requested_processes,
+    why_on_cpu,
 )
 from cifar_dist.errors import GpuError, MachineError, UserError
 from cifar_dist.launch.launched import is_main_process, launched_processes, local_processes
@@ -123,10 +124,12 @@ def test_a_gpu_that_torch_cannot_use_is_named_unless_it_is_excluded(
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert describe_unused_gpu(tmp_path) == "", "there is none"
+    assert why_on_cpu(tmp_path) == "it has no GPU"
     (tmp_path / "nvidia0").touch()
     said = describe_unused_gpu(tmp_path)
     assert said.startswith("this machine has a GPU that torch ")
     assert said.endswith("; the run takes the CPU")
+    assert why_on_cpu(tmp_path).removeprefix("torch cannot use its GPU: ") in said
     assert "\n" not in said
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert describe_unused_gpu(tmp_path) == said
@@ -135,6 +138,7 @@ def test_a_gpu_that_torch_cannot_use_is_named_unless_it_is_excluded(
         with monkeypatch.context() as excluded:
             excluded.setenv(name, value)
             assert describe_unused_gpu(tmp_path) == ""
+            assert why_on_cpu(tmp_path) == ("its launch config is for CPUs" if "CPU" in name else f"{name}={value}")
 
 
 def test_a_launch_on_half_the_machine_is_refused(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from support.running import TRAIN, finish, start
 from cifar_dist.config import OptimConfig, SGDConfig
 from cifar_dist.config.optim import MuonSGDConfig
 from cifar_dist.distributed.ranks import Ranks
-from cifar_dist.distributed.same_settings import check_same_devices
-from cifar_dist.errors import UserError
+from cifar_dist.distributed.same_settings import check_same_device_types, check_same_devices
+from cifar_dist.errors import MachineError, UserError
 
 TWO_MACHINES = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}  # of both ranks
 PLACED = """
@@ -96,3 +96,55 @@ def test_muon_on_several_kinds_of_gpu_is_refused(
     says = pytest.raises(UserError, match="its own weights on A100 of 40 GB and T4, which round differently; use")
     with says if refused else nullcontext():
         check_same_devices(optimizer, "A100 of 40 GB", ranks)
+
+
+ONE_ON_A_GPU = """
+import os, sys
+from functools import partial
+from pathlib import Path
+import torch
+from cifar_dist.cli import run
+from cifar_dist.distributed import same_settings, start
+from cifar_dist.process_exit import exit_with
+devices = Path(sys.argv.pop())
+if os.environ["RANK"] == "0":  # a machine with a GPU, as far as it matters before the ranks join
+    torch.cuda.is_available = lambda: True
+    start.check_gpus = start.check_own_gpu = lambda *_: None
+else:
+    start.describe_unused_gpu = partial(start.describe_unused_gpu, devices)
+    same_settings.why_on_cpu = partial(same_settings.why_on_cpu, devices)
+exit_with(lambda: run(["train", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU that torch can use")
+def test_machines_on_gpus_and_on_cpus_do_not_join(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL would wait for gloo. The machine without says by itself why."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "nvidia0").touch()
+    done = finish(start(["-c", ONE_ON_A_GPU, str(tiny), str(tmp_path)], 2, TWO_MACHINES))
+    assert [each.returncode for each in done] == [2, 2], done[0].stderr + done[1].stderr
+    name = socket.gethostname()
+    assert done[0].stderr.startswith(f"cifar-dist: rank 1 of {name} computes on the CPU (torch cannot use its GPU: ")
+    assert f"), and rank 0 of {name} on GPUs; start without the former, or on all machines use: " in done[0].stderr
+    assert done[0].stderr.count("\n") == 1
+    unused, refused = done[1].stderr.splitlines()
+    assert unused.startswith("cifar-dist: this machine has a GPU that torch ")
+    assert f"{refused}\n" == done[0].stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (["a\n", "a\n", "b\n", "b\n"], ""),
+        (["a\nno GPU", "b\n-1"], ""),
+        (["a\n", "a\n", "b\nno GPU", "b\nno GPU"], "b computes on the CPU (no GPU), and a on GPUs; start without the"),
+        (["a\nold", "b\nno GPU", "c\n", "d\n"], "a and 1 more compute on the CPU (old), and c and 1 more on GPUs; "),
+        (["a\n", "a\nhidden"], "rank 1 of a computes on the CPU (hidden), and rank 0 of a on GPUs; "),
+    ],
+)
+def test_machines_that_compute_on_other_devices_are_named(found: list[str], says: str) -> None:
+    with pytest.raises(MachineError) if says else nullcontext() as error:
+        check_same_device_types(found)
+    assert not says or str(error.value).startswith(says)
