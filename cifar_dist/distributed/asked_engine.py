@@ -23,6 +23,13 @@ class AskedEngine:
     kind: str = ""
     stage: str = ""
 
+    @property
+    def description(self) -> str:
+        """Its name for a reader."""
+        if self.kind == "DEEPSPEED":
+            return f"DeepSpeed ZeRO-{self.stage}" if self.stage else "DeepSpeed"
+        return self.kind or "DDP"
+
     @classmethod
     def of_launcher(cls) -> AskedEngine:
         """Return what the launcher of this process was asked for."""

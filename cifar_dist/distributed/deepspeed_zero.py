@@ -21,6 +21,7 @@ from cifar_dist.distributed.engine import SHARDED, Engine, Limit, check_wrapper
 from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.distributed.launcher_settings import read_deepspeed_file
 from cifar_dist.distributed.optimizer_state import by_parameter, collect_zero, require_savable_zero, restore_zero
+from cifar_dist.distributed.same_settings import check_same_engine
 from cifar_dist.distributed.wrapped_model import WrappedModel
 from cifar_dist.errors import UserError
 from cifar_dist.launch.launched import knows_meeting_point
@@ -52,6 +53,7 @@ class DeepSpeedZero(Engine):
         super().__init__(config, cpu=cpu)
         _limit_waits(config.run.collective_timeout)
         self.kind, self.description = self.ranks.run_on_all(self._examine)
+        check_same_engine(self.description, self.ranks)
 
     def _examine(self) -> tuple[str, str]:
         """Return kind and description of what DeepSpeed was configured to do.

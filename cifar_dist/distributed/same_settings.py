@@ -1,4 +1,4 @@
-"""All ranks of a job train with the same settings, all on GPUs or all on CPUs and, where it matters, on equal ones.
+"""All ranks of a job have the same engine and settings, and all GPUs or none; where it matters, equal ones.
 
 On several machines each is given a command of its own.
 """
@@ -44,6 +44,20 @@ def check_same_settings(config: Config, ranks: Ranks) -> None:
                 )
 
 
+def check_same_engine(description: str, ranks: Ranks) -> None:
+    """Refuse ranks whose engines are configured differently, as files of DeepSpeed may ask for it. Collective.
+
+    Raises:
+        UserError: with the first of them.
+    """
+    first, *others = ranks.gather_objects(description)
+    for rank, other in enumerate(others, 1):
+        if other != first:
+            raise UserError(
+                f"the engine is {first} on rank 0 and {other} on rank {rank}; give all machines the same command"
+            )
+
+
 def settings_in_common(config: Config) -> dict[str, object]:
     """Return the settings that all ranks of a job must share."""
     return {
@@ -53,33 +67,41 @@ def settings_in_common(config: Config) -> dict[str, object]:
     }
 
 
-def describe_device_type(*, cpu: bool) -> str:
-    """Return what this rank computes on, as :func:`check_same_device_types` reads it on all."""
-    return f"{machine_name()}\n{why_on_cpu() if cpu else ''}"
+def describe_launch(engine: str, *, cpu: bool) -> str:
+    """Return how this rank was launched, as :func:`check_same_launch` reads it on all ranks.
+
+    Args:
+        engine: that of the launch config, for a reader.
+        cpu: whether the rank computes on the CPU.
+    """
+    return f"{machine_name()}\n{engine}\n{why_on_cpu() if cpu else ''}"
 
 
-def check_same_device_types(descriptions: Sequence[str]) -> None:
-    """Refuse ranks of which some compute on the CPU and others on GPUs: gloo and NCCL would wait for each other.
+def check_same_launch(descriptions: Sequence[str]) -> None:
+    """Refuse ranks with different engines, or of which only some compute on GPUs: they would wait for each other.
 
     Args:
         descriptions: of all ranks, in their order.
 
     Raises:
-        MachineError: with the machines, and why they compute on the CPU.
+        MachineError: with the machines, and the engines, or why some compute on the CPU.
     """
-    found = [(machine, reason) for machine, _, reason in (each.partition("\n") for each in descriptions)]
-    slow, fast = ({machine for machine, reason in found if bool(reason) is on_cpu} for on_cpu in (True, False))
-    if not (slow and fast):
-        return
-    if slow & fast:  # that machine hides its GPUs from some of its ranks
-        found = [(f"rank {rank} of {machine}", reason) for rank, (machine, reason) in enumerate(found)]
-    on_cpu = {name: reason for name, reason in found if reason}
-    on_gpus = list(dict.fromkeys(name for name, reason in found if not reason))
-    verb = "computes" if len(on_cpu) == 1 else "compute"
-    raise MachineError(
-        f"{_first_of([*on_cpu])} {verb} on the CPU ({next(iter(on_cpu.values()))}), and {_first_of(on_gpus)} on GPUs; "
-        f"start without the former, or on all machines {command_with_cpu()}"
-    )
+    found = [description.split("\n") for description in descriptions]
+    if len({machine for machine, _, _ in found}) < len({(machine, engine, not why) for machine, engine, why in found}):
+        found = [[f"rank {rank} of {machine}", *others] for rank, (machine, *others) in enumerate(found)]
+    engines = {engine: machine for machine, engine, _ in reversed(found)}
+    if len(engines) > 1:
+        of_machines = " and ".join(f"{engine} on {machine}" for engine, machine in reversed(engines.items()))
+        raise MachineError(f"the launch config is for {of_machines}; give all machines the same command")
+    on_cpu = {machine: why for machine, _, why in found if why}
+    on_gpus = list(dict.fromkeys(machine for machine, _, why in found if not why))
+    if on_cpu and on_gpus:
+        verb = "computes" if len(on_cpu) == 1 else "compute"
+        slow = f"{_first_of([*on_cpu])} {verb} on the CPU ({next(iter(on_cpu.values()))})"
+        raise MachineError(
+            f"{slow}, and {_first_of(on_gpus)} on GPUs; start without the former, or on all machines "
+            f"{command_with_cpu()}"
+        )
 
 
 def _first_of(names: Sequence[str]) -> str:

@@ -32,10 +32,10 @@ from cifar_dist.distributed.launcher_settings import check_launcher_settings
 from cifar_dist.distributed.out_of_memory import describe_preparation, explained
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.same_settings import (
-    check_same_device_types,
     check_same_devices,
+    check_same_launch,
     check_same_settings,
-    describe_device_type,
+    describe_launch,
 )
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import StopRequested, UserError, first_line, printable
@@ -60,7 +60,7 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
     Raises:
         UserError: another number of processes than was asked for or than there are GPUs, a setting that the engine or
             device lacks, no compiler for ``train.compile``, or ranks with other settings than rank 0's.
-        MachineError: some compute on the CPU and others on GPUs.
+        MachineError: other ranks have another engine, or only some compute on GPUs.
         JoinTimeoutError: some processes did not come.
         RankError: they cannot exchange anything.
         StopRequested: this process was asked to stop while it waited for them.
@@ -77,8 +77,8 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
     store = join_ranks(
         config.run.join_timeout,
         lambda: _stop_if_asked(signals),
-        description=describe_device_type(cpu=cpu),
-        check=check_same_device_types,
+        description=describe_launch(asked.description, cpu=cpu),
+        check=check_same_launch,
     )
     with waits_explained(config.run.collective_timeout):
         with waiting("starting", show=is_main_process()):  # DeepSpeed takes seconds

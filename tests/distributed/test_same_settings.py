@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 from contextlib import nullcontext
@@ -15,7 +16,7 @@ from support.running import TRAIN, finish, start
 from cifar_dist.config import OptimConfig, SGDConfig
 from cifar_dist.config.optim import MuonSGDConfig
 from cifar_dist.distributed.ranks import Ranks
-from cifar_dist.distributed.same_settings import check_same_device_types, check_same_devices
+from cifar_dist.distributed.same_settings import check_same_devices, check_same_launch
 from cifar_dist.errors import MachineError, UserError
 
 TWO_MACHINES = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}  # of both ranks
@@ -137,14 +138,60 @@ def test_machines_on_gpus_and_on_cpus_do_not_join(tiny: Path, tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("found", "says"),
     [
-        (["a\n", "a\n", "b\n", "b\n"], ""),
-        (["a\nno GPU", "b\n-1"], ""),
-        (["a\n", "a\n", "b\nno GPU", "b\nno GPU"], "b computes on the CPU (no GPU), and a on GPUs; start without the"),
-        (["a\nold", "b\nno GPU", "c\n", "d\n"], "a and 1 more compute on the CPU (old), and c and 1 more on GPUs; "),
-        (["a\n", "a\nhidden"], "rank 1 of a computes on the CPU (hidden), and rank 0 of a on GPUs; "),
+        (["a\nDDP\n", "a\nDDP\n", "b\nDDP\n"], ""),
+        (["a\nDDP\nno GPU", "b\nDDP\n-1"], ""),
+        (
+            ["a\nDDP\n", "a\nDDP\n", "b\nDDP\nno GPU"],
+            "b computes on the CPU (no GPU), and a on GPUs; start ",
+        ),
+        (
+            ["a\nDDP\nold", "b\nDDP\n-1", "c\nDDP\n", "d\nDDP\n"],
+            "a and 1 more compute on the CPU (old), and c and 1 ",
+        ),
+        (["a\nDDP\n", "a\nDDP\nhidden"], "rank 1 of a computes on the CPU (hidden), and rank 0 of a on GPUs; "),
+        (
+            ["a\nDDP\n", "b\nFSDP\n", "b\nFSDP\n"],
+            "the launch config is for DDP on a and FSDP on b; give all ",
+        ),
+        (["a\nDDP\n", "a\nFSDP\n"], "the launch config is for DDP on rank 0 of a and FSDP on rank 1 of a; "),
     ],
 )
-def test_machines_that_compute_on_other_devices_are_named(found: list[str], says: str) -> None:
-    with pytest.raises(MachineError) if says else nullcontext() as error:
-        check_same_device_types(found)
-    assert not says or str(error.value).startswith(says)
+def test_machines_that_were_launched_differently_are_named(found: list[str], says: str) -> None:
+    with pytest.raises(MachineError, match=f"^{re.escape(says)}") if says else nullcontext():
+        check_same_launch(found)
+
+
+FSDP = {"ACCELERATE_USE_FSDP": "true"}
+ZERO_2, ZERO_3 = (
+    {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage} for stage in ("2", "3")
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "engines"),
+    [
+        ({}, FSDP, ("DDP", "FSDP")),
+        (ZERO_2, {}, ("DeepSpeed ZeRO-2", "DDP")),
+        (ZERO_2, ZERO_3, ("DeepSpeed ZeRO-2", "DeepSpeed ZeRO-3")),
+    ],
+)
+def test_machines_with_different_launch_configs_do_not_join(
+    tiny: Path, tmp_path: Path, first: dict[str, str], second: dict[str, str], engines: tuple[str, str]
+) -> None:
+    """Their engines would exchange different things, and fail or wait for each other."""
+    done = finish(start([TRAIN, str(tiny)], 2, TWO_MACHINES, env_of_rank=(first, second)))
+    assert [each.returncode for each in done] == [2, 2], done[0].stderr + done[1].stderr
+    name = socket.gethostname()
+    places = " and ".join(f"{engine} on rank {rank} of {name}" for rank, engine in enumerate(engines))
+    problem = f"cifar-dist: the launch config is for {places}; give all machines the same command\n"
+    assert [each.stderr for each in done] == [problem] * 2
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_optimizer_on_the_cpu_of_one_machine_is_refused(tiny: Path) -> None:
+    offload = {"ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu"}
+    done = finish(start([TRAIN, str(tiny)], 2, TWO_MACHINES | ZERO_2, env_of_rank=({}, offload)))
+    assert [each.returncode for each in done] == [2, 2], done[0].stderr + done[1].stderr
+    assert "engine is DeepSpeed ZeRO-2 on rank 0 and DeepSpeed ZeRO-2, optimizer on the CPU on rank 1; give" in (
+        done[0].stderr
+    )

@@ -89,10 +89,11 @@ def start(
     *,
     fresh: bool = False,
     of_rank: Sequence[Sequence[str]] = (),
+    env_of_rank: Sequence[Mapping[str, str]] = (),
 ) -> list[subprocess.Popen[str]]:
     """Start ``python *args`` once per rank; the processes find each other over gloo on a free port.
 
-    The words in ``of_rank`` are appended to those of one rank each.
+    The words in ``of_rank`` are appended to those of one rank each, and the variables in ``env_of_rank`` are set there.
 
     They are forks of a warm interpreter, see :mod:`support.warm`, unless they are to be ``fresh``.
     """
@@ -108,10 +109,11 @@ def start(
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
         }
+        own = env_of_rank[rank] if env_of_rank else {}
         running.append(
             popen(
                 [sys.executable, *args, *(of_rank[rank] if of_rank else ())],
-                env=environment({**(place if processes > 1 else {}), **(env or {})}),
+                env=environment({**(place if processes > 1 else {}), **(env or {}), **own}),
                 cwd=cwd,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
