@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cifar_dist.errors import GpuError, MachineError, UserError, first_line
 from cifar_dist.formatting import counted
+from cifar_dist.launch.gpus import check_number_of_gpus
 from cifar_dist.launch.launched import (
     launched_processes,
     local_processes,
@@ -22,12 +23,10 @@ from cifar_dist.launch.launched import (
     was_asked_for,
 )
 from cifar_dist.launch.options import read_config
-from cifar_dist.launch.typed_command import ways_to_fewer_processes
 
 _PLACE = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # Accelerate takes them for WORLD_SIZE
 _VISIBLE = "CUDA_VISIBLE_DEVICES"  # empty, negative or another word where there is none
-_SHARED_GPUS = "NCCL_MULTI_RANK_GPU_ENABLE"  # with 1, NCCL 2.30 lets several processes share a GPU
 
 
 def check_gpus(gpus: int) -> None:
@@ -43,18 +42,13 @@ def check_gpus(gpus: int) -> None:
         MachineError: there are fewer than processes.
         GpuError: DeepSpeed would take one that this process does not see.
     """
-    started = local_processes()
-    can_share = os.environ.get(_SHARED_GPUS) == "1" and not was_asked_for("DEEPSPEED")
-    has = counted(gpus, "GPU")
-    if "TORCHELASTIC_RUN_ID" in os.environ and started > gpus and not can_share:
-        raise MachineError(
-            f"{machine_name()} has {has}, and the launcher started {started} processes on it; "
-            f"{ways_to_fewer_processes(gpus)} for any number on its CPU"
-        )
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        check_number_of_gpus(gpus, local_processes(), deepspeed=was_asked_for("DEEPSPEED"))
     if was_asked_for("DEEPSPEED") and local_rank() >= gpus:
         raise GpuError(
             f"DeepSpeed takes GPU {local_rank()} of {machine_name()} for rank {os.environ.get('RANK', '0')}, "
-            f"which sees {has}; show each process all GPUs of its machine, or use launch/ddp.yaml or launch/fsdp.yaml"
+            f"which sees {counted(gpus, 'GPU')}; show each process all GPUs of its machine, or use launch/ddp.yaml or "
+            "launch/fsdp.yaml"
         )
 
 

@@ -23,6 +23,7 @@ from functools import partial
 from typing import ClassVar
 
 import psutil
+import torch
 from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
@@ -31,14 +32,16 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRende
 from torch.distributed.elastic.rendezvous.utils import _matches_machine_hostname
 from torch.distributed.launcher import api as launcher
 
-from cifar_dist.errors import first_line
+from cifar_dist.errors import MachineError, first_line
 from cifar_dist.exit_codes import EXIT_REQUEUE, EXIT_STALLED, GRACE_SECONDS
 from cifar_dist.launch.agreed_code import AGREED
+from cifar_dist.launch.gpus import check_number_of_gpus
 from cifar_dist.launch.job import Job
-from cifar_dist.launch.launched import RESTARTED
+from cifar_dist.launch.launched import RESTARTED, machine_name
 from cifar_dist.launch.meeting import Meeting
 from cifar_dist.launch.options import LaunchRequest, split_endpoint
 from cifar_dist.launch.signal_queue import MACHINE_JOINS
+from cifar_dist.launch.typed_command import command_with_cpu
 from cifar_dist.terminal.notice import notice
 
 _RESTARTS = 3  # unless --max_restarts says otherwise; that a machine joins costs none
@@ -84,7 +87,8 @@ def prepare(arguments: argparse.Namespace, asked: LaunchRequest, job: Job) -> No
     """
     least, _, most = arguments.nnodes.partition(":")
     machines = range(int(least), int(most or least) + 1)
-    job.check_elastic([number * asked.processes for number in machines] if asked.processes else [])
+    job.check_elastic(asked, [number * asked.processes for number in machines] if asked.processes else [])
+    _check_gpus(asked)
     arguments.rdzv_backend = "c10d"
     conf = f"join_timeout={job.join_timeout:.0f},last_call_timeout={_LAST_CALL_SECONDS}"
     arguments.rdzv_conf = ",".join(filter(None, [conf, arguments.rdzv_conf]))
@@ -99,6 +103,21 @@ def prepare(arguments: argparse.Namespace, asked: LaunchRequest, job: Job) -> No
     meeting.watch()
     if not _hosts(arguments):
         meeting.wait_for_host()
+
+
+def _check_gpus(asked: LaunchRequest) -> None:
+    """Refuse this machine if its ranks lack GPUs, as they would with an exit code that ends all machines.
+
+    Raises:
+        MachineError: it has none, or fewer than processes.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if asked.kind == "MULTI_GPU" and not (gpus or asked.use_cpu):
+        raise MachineError(
+            f"{machine_name()} has no GPU that torch can use, and {asked.config} is for GPUs; {command_with_cpu()}"
+        )
+    if gpus and not asked.use_cpu:
+        check_number_of_gpus(gpus, asked.processes or 0, deepspeed=asked.kind == "DEEPSPEED")
 
 
 def has_found_meeting() -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from cifar_dist.launch.options import LaunchRequest
+
 
 class Job(Protocol):
     """A collective verb and its arguments, and the run that they train."""
@@ -20,10 +22,11 @@ class Job(Protocol):
     def is_finished(self) -> bool:
         """Whether the run is finished; asked when an elastic job has ended without this machine."""
 
-    def check_elastic(self, processes: Sequence[int]) -> None:
+    def check_elastic(self, asked: LaunchRequest, processes: Sequence[int]) -> None:
         """Refuse a job, or this machine of it, that would end all machines once it has joined them.
 
         Args:
+            asked: the processes of this machine.
             processes: all numbers of processes that the job may have; empty if they are unknown.
 
         Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Final
 
 from cifar_dist import recipe
 from cifar_dist.config import Config, RunConfig
@@ -11,10 +12,15 @@ from cifar_dist.config.changes import LENGTH
 from cifar_dist.config.overrides import split_settings
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
+from cifar_dist.launch.options import LaunchRequest
+from cifar_dist.launch.typed_command import command_with_cpu
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.run_folder.opening import refuse_other_data
 from cifar_dist.run_folder.settings import refuse_other_settings
 from cifar_dist.runs.resume import resumed_config, settings_of_resume
+from cifar_dist.tracking import timeline
+
+_ENGINES: Final = {"DEEPSPEED": "DeepSpeed", "FSDP": "FSDP"}  # how their descriptions begin; all others are like DDP
 
 
 class LaunchedRun:
@@ -45,18 +51,19 @@ class LaunchedRun:
         config = self._config  # with run.fresh, this job has created the folder
         return config is not None and is_finished(config.with_run(fresh=False))
 
-    def check_elastic(self, processes: Sequence[int]) -> None:
+    def check_elastic(self, asked: LaunchRequest, processes: Sequence[int]) -> None:
         """Refuse a job, or this machine of it, that would end all machines once it has joined them.
 
         What the ranks refuse ends them all, with a job that trained without this machine until then. Before the job
         trains, they refuse what only this machine lacks.
 
         Args:
+            asked: the processes of this machine.
             processes: all numbers of processes that the job may have; empty if they are unknown.
 
         Raises:
             UserError: it cannot train with one of them; or a process trains the run now, and this machine lacks its
-                data, or has other settings.
+                data, or has other settings, another engine, or no GPUs where that one has some.
         """
         if self._config is None or self.is_finished():
             return
@@ -66,6 +73,7 @@ class LaunchedRun:
         if folder.exists() and folder.in_use():
             config = resumed_config(folder, split_settings(self.words_to_continue()[2:])[0])
             _refuse_other_settings_than_now(folder, config)
+            _refuse_other_launch_than_now(folder, config, asked)
             refuse_other_data(folder, Manifest.load(config.data.path))
         expected = config.run.processes
         if expected and (other := next((count for count in processes if count != expected), 0)):
@@ -113,3 +121,28 @@ def _refuse_other_settings_than_now(folder: RunFolder, config: Config) -> None:
                 f"{key} is {was} in the job that trains {folder.path} now, and {here} here; give all machines the same "
                 "command"
             )
+
+
+def _refuse_other_launch_than_now(folder: RunFolder, config: Config, asked: LaunchRequest) -> None:
+    """Refuse another engine than that of the job that trains a run now, or the CPU where that one has GPUs.
+
+    Raises:
+        UserError: with what that job has.
+    """
+    from torch import cuda
+
+    where = next((event.where for event in reversed(timeline.read(folder.timeline)) if event.processes), "")
+    if not where:
+        return
+    job = f"the job that trains {folder.path} now"
+    engine = _ENGINES.get(asked.kind, "DDP")
+    now = next((name for name in _ENGINES.values() if where.startswith(name)), "DDP")
+    if config.train.engine == "auto" and engine != now:
+        raise UserError(f"{job} has {now}, and {asked.config} asks for {engine}; give all machines the same command")
+    has_gpus = not asked.use_cpu and cuda.is_available()
+    if has_gpus and where.endswith(", cpu"):
+        raise UserError(f"{job} computes on CPUs, and this machine would on GPUs; {command_with_cpu()}")
+    if not has_gpus and ", cuda" in where:
+        raise UserError(
+            f"{job} computes on GPUs, and this machine would on its CPU; make its GPUs usable, see: cifar-dist doctor"
+        )

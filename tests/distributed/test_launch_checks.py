@@ -275,12 +275,12 @@ def test_more_processes_than_gpus_are_refused_where_they_would_share_one(monkeyp
     check_gpus(1)  # srun may show each process a GPU of its own
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     check_gpus(3)
-    with pytest.raises(UserError, match=r"has 2 GPUs, and the launcher started 3 .* use --num_processes=2"):
+    with pytest.raises(UserError, match=r"has 2 GPUs, and the launcher starts 3 .* use --num_processes=2"):
         check_gpus(2)
     monkeypatch.setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1")
     check_gpus(1)
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")  # it chooses the GPU by the local rank
-    with pytest.raises(UserError, match=r"has 1 GPU, and the launcher started 3"):
+    with pytest.raises(UserError, match=r"has 1 GPU, and the launcher starts 3"):
         check_gpus(1)
     monkeypatch.setenv("CIFAR_DIST_COMMAND", "")  # of a Slurm job, which may have several parts of a GPU, and see one
     with pytest.raises(UserError, match="set CIFAR_DIST_PROCESSES_PER_NODE=1, or CIFAR_DIST_LAUNCH=cpu for any number"):

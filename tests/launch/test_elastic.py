@@ -9,14 +9,17 @@ import argparse
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 from support import warm
 from support.running import (
     PATIENCE,
@@ -34,7 +37,9 @@ from support.running import (
     wait_until,
 )
 
-from cifar_dist.launch.elastic import _hosts, request_end
+from cifar_dist.errors import MachineError
+from cifar_dist.launch.elastic import _check_gpus, _hosts, request_end
+from cifar_dist.launch.options import read_request
 from cifar_dist.launch.signal_queue import MACHINE_JOINS
 from cifar_dist.tracking import timeline
 
@@ -112,6 +117,37 @@ def test_a_machine_that_cannot_take_part_leaves_the_job_alone(
         assert refused.stderr.count("\n") == 1
     events = timeline.read(run / "timeline.jsonl")
     assert [event.processes for event in events if event.processes] == [1], "it did not stop for them"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU that torch can use")
+def test_a_machine_without_a_gpu_does_not_join_a_job_for_gpus(tiny: Path, forked: dict[str, str]) -> None:
+    port = free_port()
+    options = ["--num_processes=2", "--nnodes=1:2", f"--rdzv_endpoint=127.0.0.1:{port}"]
+    (done,) = spawn(["-m", "cifar_dist", "launch", "ddp", *options, str(tiny)], env=forked)
+    problem = (
+        f"cifar-dist: {socket.gethostname()} has no GPU that torch can use, and {ROOT}/launch/ddp.yaml is for GPUs"
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{problem}; use: python -m cifar_dist launch cpu --num_processes=2 --nnodes=1:2 --")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("processes", "variables", "refused"),
+    [(1, {}, False), (2, {}, True), (2, {"NCCL_MULTI_RANK_GPU_ENABLE": "1"}, False)],
+)
+def test_a_machine_with_too_few_gpus_does_not_join(
+    monkeypatch: pytest.MonkeyPatch, processes: int, variables: dict[str, str], refused: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    options = [f"--num_processes={processes}", "--nnodes=1:2", "--rdzv_endpoint=node1:29400"]
+    says = pytest.raises(MachineError, match=r"has 1 GPU, and the launcher starts 2 processes on it; use --num_proc")
+    with says if refused else nullcontext():
+        _check_gpus(read_request(ROOT / "launch" / "ddp.yaml", options))
+    _check_gpus(read_request(ROOT / "launch" / "cpu.yaml", options))
 
 
 @pytest.mark.parametrize("words", [["--train.parts", "1"], ["--run.processes", "1"]])

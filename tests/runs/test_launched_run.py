@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from support.run_folders import write_run
+from support.running import ROOT
 
 from cifar_dist import recipe
 from cifar_dist.config import RunConfig
+from cifar_dist.data.dataset_folder import FILE_NAME
+from cifar_dist.errors import UserError
+from cifar_dist.launch.options import read_request
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.launched_run import LaunchedRun
+from cifar_dist.tracking import timeline
+from cifar_dist.tracking.timeline import Event
+
+ASKED = read_request(ROOT / "launch" / "ddp.yaml", ["--nnodes=1:2", "--rdzv_endpoint=node1:29400"])
 
 
 @pytest.fixture
@@ -33,7 +45,7 @@ def test_words_that_start_no_run_are_left_to_their_verb(words: str) -> None:
     assert launched.join_timeout == RunConfig().join_timeout
     assert launched.words_to_continue() == words.split()
     assert not launched.is_finished()
-    launched.check_elastic([1, 2])
+    launched.check_elastic(ASKED, [1, 2])
 
 
 def test_a_run_continues_with_its_own_settings(run: str, tmp_path: Path) -> None:
@@ -52,3 +64,38 @@ def test_a_run_that_is_to_be_extended_is_not_finished(tiny: Path) -> None:
     assert LaunchedRun(["train", str(tiny), "--run.name", "tiny", "--run.fresh"]).is_finished()
     assert not LaunchedRun(["resume", str(run), "--train.epochs", "4"]).is_finished()
     assert not LaunchedRun(["doctor"]).is_finished()
+
+
+@pytest.mark.parametrize(
+    ("where", "kind", "has_gpus", "problem"),
+    [
+        ("DDP, cuda (NVIDIA A100)", "MULTI_GPU", True, ""),
+        ("one process, cpu", "MULTI_GPU", False, ""),
+        ("FSDP, cpu", "FSDP", False, ""),
+        ("DeepSpeed ZeRO-2, optimizer on the CPU, cuda (NVIDIA A100)", "DEEPSPEED", True, ""),
+        ("DDP, cuda (NVIDIA A100)", "FSDP", True, "has DDP, and {config} asks for FSDP; give all machines the same"),
+        ("DeepSpeed ZeRO-2, cpu", "MULTI_GPU", False, "has DeepSpeed, and {config} asks for DDP; give all machines"),
+        ("DDP, cuda (NVIDIA A100)", "MULTI_GPU", False, "computes on GPUs, and this machine would on its CPU; make"),
+        ("one process, cpu", "MULTI_GPU", True, "computes on CPUs, and this machine would on GPUs; use: cifar-dist"),
+    ],
+)
+def test_a_machine_with_other_devices_or_another_engine_does_not_join_a_run_that_trains(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, where: str, kind: str, has_gpus: bool, problem: str
+) -> None:
+    """Its ranks and those of the others would refuse each other, which ends the job on all machines."""
+    folder = RunFolder(write_run(tiny.parent / "runs" / "tiny", recipe.load(str(tiny))))
+    shutil.copy(Path(recipe.load(str(tiny)).data.path) / FILE_NAME, folder.manifest)
+    timeline.append(folder.timeline, Event(timeline.utc(), "started", 0, processes=1, where=where))
+    timeline.append(folder.timeline, Event(timeline.utc(), "extended", 0))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpus)
+    launched = LaunchedRun(["train", str(tiny), "--run.name", "tiny"])
+    asked = replace(ASKED, kind=kind)
+    with folder.locked():
+        if problem:
+            with pytest.raises(UserError) as error:
+                launched.check_elastic(asked, [])
+            expected = f"the job that trains {folder.path} now {problem.format(config=asked.config)}"
+            assert str(error.value).startswith(expected)
+        else:
+            launched.check_elastic(asked, [])
+    launched.check_elastic(asked, [])
