@@ -9,6 +9,7 @@ sweep then exits with 75 too, unless only failed runs are left.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -260,9 +261,16 @@ def _start_job(command: Sequence[str], run: Run, number: int, slot: int, devices
 
 
 def _visible_gpus() -> list[str]:
-    """List the GPUs to distribute, as CUDA_VISIBLE_DEVICES names them; CUDA ignores all from the first invalid name."""
+    """List the GPUs to distribute, as CUDA_VISIBLE_DEVICES names them; CUDA ignores all from the first invalid name.
+
+    Of several parts of a GPU (MIG), one process sees the first only.
+    """
     import torch
 
     count = torch.cuda.device_count()
-    names = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [name.strip() for name in names.split(",")][:count] if names is not None else list(map(str, range(count)))
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return list(map(str, range(count)))
+    names = [name.strip() for name in given.split(",")]
+    parts = list(itertools.takewhile(lambda name: name.startswith("MIG-"), names))
+    return parts if parts and count else names[:count]

@@ -251,11 +251,13 @@ def test_a_run_that_another_sweep_trains_has_not_failed(
         (None, 2, ["0", "1"]),
         ("3, 5", 2, ["3", "5"]),
         ("2,-1,3", 1, ["2"]),
+        ("MIG-a,MIG-b, MIG-c,-1", 1, ["MIG-a", "MIG-b", "MIG-c"]),
+        ("MIG-a,MIG-b", 0, []),
         ("-1", 0, []),
         ("NoDevFiles", 0, []),
         ("", 0, []),
     ],
-    ids=["all", "some", "until an invalid one", "none", "none by Slurm", "empty"],
+    ids=["all", "some", "until an invalid one", "parts", "unusable parts", "none", "none by Slurm", "empty"],
 )
 def test_runs_at_a_time_are_distributed_over_the_gpus_that_cuda_sees(
     file: Path,
