@@ -31,23 +31,26 @@ class Keys(Protocol):
 
 @dataclass(frozen=True)
 class RecordedKeys:
-    """Keys of the first epoch, which note what is drawn.
+    """Keys of an epoch, which note what is drawn.
 
     Attributes:
         seed: the run's seed.
         device: of the keys.
+        epoch: whose keys they are.
         draws: what was drawn so far, in order.
     """
 
     seed: int
     device: torch.device
+    epoch: int = 0
     draws: list[Draw] = field(default_factory=list)
     fixed: bool = False
 
     def __call__(self, purpose: str, draw: int | range) -> Tensor:
         if (purpose, draw, self.fixed) not in self.draws:
             self.draws.append((purpose, draw, self.fixed))
-        return torch.tensor(_values(self.seed, 0, purpose, draw)).view(_shape(draw)).to(self.device)
+        epoch = 0 if self.fixed else self.epoch
+        return torch.tensor(_values(self.seed, epoch, purpose, draw)).view(_shape(draw)).to(self.device)
 
     def of_all_epochs(self) -> Self:
         return replace(self, fixed=True)
@@ -58,21 +61,25 @@ class TabledKeys:
     """Keys that are read from one tensor.
 
     Attributes:
-        draws: what can be drawn.
+        draws: what the table has.
         table: int64 [n], as :func:`key_table` makes it.
+        others: the keys of all other draws; None in a function that is compiled, which cannot have them.
     """
 
     draws: Sequence[Draw]
     table: Tensor
+    others: RecordedKeys | None = None
     fixed: bool = False
 
     def __call__(self, purpose: str, draw: int | range) -> Tensor:
+        if self.others is not None and (purpose, draw, self.fixed) not in self.draws:
+            return self.others(purpose, draw)
         place = self.draws.index((purpose, draw, self.fixed))
         first = sum(_count(before) for _, before, _ in self.draws[:place])
         return self.table[first : first + _count(draw)].view(_shape(draw))
 
     def of_all_epochs(self) -> Self:
-        return replace(self, fixed=True)
+        return replace(self, others=self.others and self.others.of_all_epochs(), fixed=True)
 
 
 def key_table(draws: Sequence[Draw], seed: int, epoch: int) -> Tensor:

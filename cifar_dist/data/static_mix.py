@@ -50,7 +50,7 @@ class StaticMix:
         self._mix, self._seed, self._shape, self._size, self._device = mix, seed, shape, size, device
         self._draws = _recorded_draws(mix, seed, shape, device)
         self._keys: tuple[int, Tensor, Tensor] | None = None
-        self._compiled: Function = self._static
+        self._compiled: Function | None = None
 
     def warm_up(self) -> None:
         """Compile the function on black images, so that no training step waits for the compiler; see ``failure``."""
@@ -61,8 +61,12 @@ class StaticMix:
     def __call__(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """Return images and targets, as :class:`Mix`."""
         keys, number = self._keys_of(epoch)
-        mix = self._compiled if len(batch.images) == self._size else self._static
-        return mix(batch.images, batch.image_labels, batch.image_ids, keys, number)
+        if self._compiled is not None and len(batch.images) == self._size:
+            return self._compiled(batch.images, batch.image_labels, batch.image_ids, keys, number)
+        # What only later epochs draw is not in the table, and cannot be compiled.
+        others = RecordedKeys(self._seed, self._device, epoch)
+        samples = self._mix.samples(batch.image_ids, epoch, TabledKeys(self._draws, keys, others))
+        return self._mix.apply(batch.images, batch.image_labels, samples)
 
     def _static(
         self, images: Tensor, labels: Tensor, ids: Tensor, keys: Tensor, epoch: Tensor
@@ -77,7 +81,7 @@ class StaticMix:
             self._keys = epoch, values[:-1], values[-1]
         return self._keys[1:]
 
-    def _compile(self, *inputs: Tensor) -> Function:
+    def _compile(self, *inputs: Tensor) -> Function | None:
         try:
             compiled = compile_static(self._static, *inputs)
             self._check_others(compiled, *inputs)
@@ -86,7 +90,7 @@ class StaticMix:
             raise
         except Exception as error:  # of a compiler, that has many
             self.failure = first_line(error)
-            return self._static
+            return None
 
     def _check_others(self, compiled: Function, images: Tensor, labels: Tensor, ids: Tensor, *_: Tensor) -> None:
         """Refuse a function into which the trace has put values of its inputs: they left torch for NumPy, say."""
