@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 import sys
@@ -22,7 +23,8 @@ CHECKOUT: Final = Path(__file__).parents[1]
 """The folder of this package, which has ``launch/``, ``shards/`` and ``slurm/`` beside it."""
 
 _OPEN_FILES: Final = (Path("/proc/self/fd"), Path("/dev/fd"))  # of this process; the second where there is no /proc
-_TEMPORARY: Final = re.compile(r"\.(.+)\.([0-9]{1,9})\.tmp", re.DOTALL)  # the name to be, and the writing process
+_TOKEN: Final = secrets.token_hex(4)  # containers that share a file system number their processes alike
+_TEMPORARY: Final = re.compile(r"\.(.+)\.([0-9]{1,9})(?:-[0-9a-f]{8})?\.tmp", re.DOTALL)  # name, and writing process
 _SUMS: Final = "SHA256SUMS"
 _NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # exFAT, CIFS, FUSE
 
@@ -37,14 +39,23 @@ def fsync(path: Path) -> None:
 
 
 def temporary_of(path: Path) -> Path:
-    """Return the path at which this process writes ``path`` until it is complete."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Return the path at which this process, and no other one on any machine, writes ``path`` until it is complete."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{_TOKEN}.tmp")
 
 
 def is_temporary_of(leftover: Path, path: Path) -> bool:
     """Whether a process, this one or another, wrote ``path`` at ``leftover``."""
     found = _TEMPORARY.fullmatch(leftover.name)
     return found is not None and found[1] == path.name
+
+
+def is_replaced_of(leftover: Path, path: Path) -> bool:
+    """Whether a folder is the one that was at ``path`` until a :func:`folder_atomic` replaced it, which was killed."""
+    return re.fullmatch(re.escape(_replaced_of(path).name) + r"(-\d+)?", leftover.name) is not None
+
+
+def _replaced_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old.tmp")
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -188,7 +199,7 @@ def folder_atomic(target: Path, *, replace: bool = False) -> Iterator[Path]:
             fsync(path)
         old = None
         if replace and target.exists():
-            old = target.rename(free_name(target.with_name(f".{target.name}.old.tmp")))
+            old = target.rename(free_name(_replaced_of(target)))
         try:
             temporary.rename(target)
         except BaseException:

@@ -175,6 +175,26 @@ def test_a_folder_in_the_way_is_kept_unless_it_may_be_replaced(tmp_path: Path) -
     assert content(tmp_path) == {f"it/{name}": text for name, text in NEW.items()}
 
 
+def test_processes_of_one_number_do_not_write_into_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers that share a file system number their processes alike."""
+    program = """
+import os, sys
+from pathlib import Path
+from cifar_dist.files import folder_atomic
+
+os.getpid = lambda: 7
+with folder_atomic(Path(sys.argv[1]), replace=True) as folder:
+    (folder / "c").write_text("of the other")
+"""
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    with folder_atomic(tmp_path / "it", replace=True) as folder:
+        (folder / "a").write_text("new a")
+        subprocess.run([sys.executable, "-c", program, tmp_path / "it"], check=True)
+        assert content(tmp_path / "it") == {"c": "of the other"}
+        (folder / "b").write_text("new b")
+    assert content(tmp_path) == {"it/a": "new a", "it/b": "new b"}
+
+
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     with pytest.raises(UnicodeEncodeError):

@@ -30,7 +30,7 @@ from cifar_dist.data.split import SplitPart, hold_out
 from cifar_dist.data.statistics import channel_statistics, note_black, pixel_counts
 from cifar_dist.data.tar import index_tar
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.files import folder_atomic, is_being_written, is_temporary_of, leftovers
+from cifar_dist.files import abandoned, folder_atomic, is_replaced_of, is_temporary_of
 from cifar_dist.formatting import list_some
 from cifar_dist.formatting import size as size_of
 from cifar_dist.terminal.notice import print_notes
@@ -166,16 +166,25 @@ def _require_replaceable(out: Path, source: Path) -> None:
 
 
 def _note_killed(out: Path) -> list[str]:
-    """Note the incomplete folders beside ``out`` of processes that have ended; their names have the process id."""
+    """Note the folders beside ``out`` of processes that have ended: incomplete ones, and datasets they replaced."""
     target, notes = out.resolve(), []
-    for path in leftovers(target.parent):
-        if not is_temporary_of(path, target) or is_being_written(path):
+    for path in abandoned(target.parent):
+        is_replaced = is_replaced_of(path, target)
+        if not is_replaced and not is_temporary_of(path, target):
             continue
         with contextlib.suppress(OSError):  # another user's
-            left = size_of(sum(file.stat().st_size for file in path.iterdir()))
+            left = f"{path.name} ({size_of(sum(file.stat().st_size for file in path.iterdir()))})"
+            if is_replaced and not out.exists():
+                kept = target.with_name(f"{target.name}-old")
+                notes.append(
+                    f"{left} is the dataset that {out} was before a pack was killed while it replaced it; to keep it: "
+                    f"mv {quoted(path)} {quoted(kept)}"
+                )
+                continue
+            what = "is a dataset that was replaced" if is_replaced else "was left"
             notes.append(
-                f"{path.name} ({left}) was left by a pack that was killed, unless one on another machine writes it; "
-                f"delete it: rm -r {quoted(path)}"
+                f"{left} {what} by a pack that was killed, unless one on another machine "
+                f"{'deletes' if is_replaced else 'writes'} it; delete it: rm -r {quoted(path)}"
             )
     return notes
 

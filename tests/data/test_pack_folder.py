@@ -135,12 +135,33 @@ pack({str(source)!r}, {str(tmp_path / "out")!r}, samples_per_shard=10)
 def test_what_a_killed_pack_left_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with subprocess.Popen(["true"]) as ended:
         pass
-    for name in (f".out.{ended.pid}.tmp", f".out.{os.getppid()}.tmp", f".other.{ended.pid}.tmp", ".out.old.tmp"):
+    of_this_number = f".out.{os.getpid()}-0123abcd.tmp"  # of an earlier container, whose processes are numbered alike
+    left = (f".out.{ended.pid}.tmp", of_this_number)
+    for name in (*left, f".out.{os.getppid()}.tmp", f".other.{ended.pid}.tmp", ".other.old.tmp"):
         build.write_folder(tmp_path / name, {"train-000000.tar": bytes(1234)})
     pack(build.labelled_npz(tmp_path / "a.npz", 6), tmp_path / "out")
-    (note,) = (line for line in capsys.readouterr().err.splitlines() if ".tmp" in line)
-    assert note.startswith(f"note: .out.{ended.pid}.tmp (1.23 kB) was left by a pack that was killed, ")
-    assert note.endswith(f"; delete it: rm -r {tmp_path}/.out.{ended.pid}.tmp")
+    notes = [line for line in capsys.readouterr().err.splitlines() if ".tmp" in line]
+    assert len(notes) == len(left)
+    for name, note in zip(sorted(left), notes, strict=True):
+        assert note.startswith(f"note: {name} (1.23 kB) was left by a pack that was killed, ")
+        assert note.endswith(f"; delete it: rm -r {tmp_path}/{name}")
+
+
+def test_the_dataset_that_a_killed_pack_was_replacing_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Between two renames it is the only old one; while it is deleted, what is left of it takes space."""
+    source, out = build.labelled_npz(tmp_path / "a.npz", 6), tmp_path / "out"
+    old = build.write_folder(tmp_path / ".out.old.tmp", {"train-000000.tar": bytes(1234)})
+    for says in (
+        f"is the dataset that {out} was before a pack was killed while it replaced it; to keep it: mv {old} {out}-old",
+        "is a dataset that was replaced by a pack that was killed, unless one on another machine deletes it; delete "
+        f"it: rm -r {old}",
+    ):
+        pack(source, out)
+        (note,) = (line for line in capsys.readouterr().err.splitlines() if ".tmp" in line)
+        assert note == f"note: .out.old.tmp (1.23 kB) {says}"
+        assert old.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
