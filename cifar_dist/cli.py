@@ -12,6 +12,7 @@ from cifar_dist.cpu.openmp import shorten_openmp_spin
 from cifar_dist.errors import UserError, nearest, quoted
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.launch.launched import is_main_process
+from cifar_dist.terminal.notice import notice
 from cifar_dist.verbs.parser import build_parser
 from cifar_dist.verbs.registry import VERBS
 
@@ -37,10 +38,14 @@ def run(words: Sequence[str]) -> int:
         raise UserError(f"unknown command '{words[0]}'; {_meant(words[0])}")
     arguments = parse(words)
     verb = VERBS[words[0]]
-    if words[0] in _STARTING and not is_main_process():
-        place = f"RANK is {os.environ['RANK']} and WORLD_SIZE is {os.environ['WORLD_SIZE']}"
-        raise UserError(f"{place}, but cifar-dist {words[0]} starts processes itself; first: unset RANK WORLD_SIZE")
-    return verb.run(arguments) if verb.COLLECTIVE or is_main_process() else EXIT_DONE
+    if verb.COLLECTIVE or is_main_process():
+        return verb.run(arguments)
+    rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
+    if words[0] in _STARTING or "LOCAL_RANK" not in os.environ:
+        what = f"cifar-dist {words[0]} starts processes itself" if words[0] in _STARTING else "LOCAL_RANK is not set"
+        raise UserError(f"RANK is {rank} and WORLD_SIZE is {size}, but {what}; first: unset RANK WORLD_SIZE")
+    notice(f"rank {rank} of {size} has nothing to do: rank 0 does the work of cifar-dist {words[0]} alone")
+    return EXIT_DONE
 
 
 def _meant(word: str) -> str:

@@ -220,6 +220,20 @@ def test_what_starts_processes_is_no_rank_of_another_job(verb: str) -> None:
     assert "first: unset RANK WORLD_SIZE" in done.stderr
 
 
+def test_a_verb_of_one_process_is_not_silently_left_to_a_rank_of_another_job(tmp_path: Path) -> None:
+    left = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    words = ["-m", "cifar_dist", "pack", "digits", str(tmp_path / "out")]
+    (done,) = spawn(words, env=left)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "cifar-dist: RANK is 1 and WORLD_SIZE is 2, but LOCAL_RANK is not set; first: unset RANK WORLD_SIZE\n"
+    )
+    (done,) = spawn(words, env={**left, "LOCAL_RANK": "1"})
+    assert done.returncode == 0
+    assert done.stderr == ("cifar-dist: rank 1 of 2 has nothing to do: rank 0 does the work of cifar-dist pack alone\n")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
