@@ -67,6 +67,22 @@ def require_size(path: Path, name: str, size: int) -> None:
         raise UserError(f"{path}: '{name}' has {size:,} bytes; the limit is {MAX_MEMBER:,}")
 
 
+def limited(
+    path: Path,
+    name: str,
+    size: int,
+    read: Callable[[], bytes],
+    require: Callable[[Path, str, int], None] = require_size,
+) -> Callable[[], bytes]:
+    """Return ``read`` of a member that ``require`` may refuse; one that is not read may have any size."""
+
+    def read_if_accepted() -> bytes:
+        require(path, name, size)
+        return read()
+
+    return read_if_accepted
+
+
 def require_memory(path: Path, name: str, size: int) -> None:
     """Refuse an array that does not fit in memory twice: as a member, and as the images made from it.
 

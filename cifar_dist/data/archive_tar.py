@@ -15,7 +15,7 @@ from cifar_dist.data.archive_member import (
     MAX_RATIO,
     Member,
     decompression_bomb,
-    require_size,
+    limited,
     safe_name,
 )
 from cifar_dist.errors import UserError
@@ -46,8 +46,9 @@ def walk_tar(path: Path) -> Iterator[Member]:
                 if not info.isreg() or info.issparse():
                     kind = "a link" if info.islnk() or info.issym() else "a device, a pipe or a sparse file"
                     raise UserError(f"{path}: '{info.name}' is {kind}; create the archive from regular files")
-                require_size(path, name, info.size)
-                yield Member(name, partial(_extract, tar, info))
+                if info.size < 0:
+                    raise ValueError("a member's header is damaged")
+                yield Member(name, limited(path, name, info.size, partial(_extract, tar, info)))
                 tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
             _require_end(tar)
         # tarfile accepts an archive truncated between members.

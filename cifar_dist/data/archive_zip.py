@@ -14,6 +14,7 @@ from cifar_dist.data.archive_member import (
     MAX_RATIO,
     Member,
     decompression_bomb,
+    limited,
     require_memory,
     require_size,
     safe_name,
@@ -47,11 +48,9 @@ def walk_zip(path: Path) -> Iterator[Member]:
                 raise UserError(f"{path} is encrypted; extract it with its password, and use the folder")
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
                 raise UserError(f"{path}: '{name}' is a link or a device; create the archive from regular files")
-            if path.suffix.lower() == ".npz":
-                require_memory(path, name, info.file_size)
-            else:
-                require_size(path, name, info.file_size)
-            yield Member(name, partial(archive.read, info), is_guessed=_is_guessed(info))
+            require = require_memory if path.suffix.lower() == ".npz" else require_size
+            read = limited(path, name, info.file_size, partial(archive.read, info), require)
+            yield Member(name, read, is_guessed=_is_guessed(info))
 
 
 def _is_guessed(info: zipfile.ZipInfo) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cifar_dist.data.archive_member import Member, is_of_system, require_size
+from cifar_dist.data.archive_member import Member, is_of_system, limited
 from cifar_dist.data.archive_tar import walk_tar
 from cifar_dist.data.archive_zip import walk_zip, way_to_unpack
 from cifar_dist.errors import UserError, quoted
@@ -202,8 +202,7 @@ def _walk_folder(root: Path, prefix: str = "", above: tuple[str, ...] = ()) -> I
                 yield Member(name + "/")
                 yield from _walk_folder(root, name + "/", above)
             elif entry.is_file():
-                require_size(root, name, entry.stat().st_size)
-                yield Member(name, Path(entry.path).read_bytes)
+                yield Member(name, limited(root, name, entry.stat().st_size, Path(entry.path).read_bytes))
             else:
                 kind = "a link to a file that does not exist" if entry.is_symlink() else "a device, a pipe or a socket"
                 raise UserError(f"{root}: '{name}' is {kind}; remove it")

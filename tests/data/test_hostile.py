@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import shutil
 import stat
 import struct
 import tarfile
@@ -195,12 +196,24 @@ def test_a_zip_of_a_compression_that_python_lacks_is_to_be_unpacked(tmp_path: Pa
     assert "is compressed in a way that is not read (That compression method is not supported); unpack" in refusal(path)
 
 
-@pytest.mark.parametrize("size", [1 << 40, (1 << 30) + 1])
+@pytest.mark.parametrize("size", [1 << 40, (1 << 30) + 1, -1, -(1 << 40)])
 def test_a_member_that_claims_a_terabyte_is_refused(tmp_path: Path, size: int) -> None:
     info = tarfile.TarInfo("cat/0.png")
     info.size = size
-    (tmp_path / "a.tar").write_bytes(info.tobuf() + bytes(1024))
-    assert f"has {size:,} bytes; the limit is" in refusal(tmp_path / "a.tar")
+    (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    assert "is corrupt, truncated or not an archive" in refusal(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("suffix", ["", ".tar", ".tar.gz", ".zip"])
+def test_only_a_file_that_is_read_must_be_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    """A video or a database may be beside the images."""
+    write = build.write_archive if suffix else build.write_folder
+    source = write(tmp_path / f"a{suffix}", {**SMALL, "cat/video.mp4": bytes(5000), "zebra.sqlite": bytes(5000)})
+    monkeypatch.setattr(archive_member, "MAX_MEMBER", 4000)
+    assert pack(source, tmp_path / "out", val_fraction=0, show=False).samples("train") == 3
+    shutil.rmtree(tmp_path / "out")
+    monkeypatch.setattr(archive_member, "MAX_MEMBER", 2)
+    assert "bytes; the limit is 2" in refusal(source)
 
 
 def test_a_long_name_that_claims_a_terabyte_is_refused(tmp_path: Path) -> None:
