@@ -102,7 +102,8 @@ def group_members(file: IO[bytes]) -> TarMembers:
 
     samples: dict[str, dict[str, ByteRange]] = {}
     keyless = Counter[str]()
-    last = None
+    last: str | None = None
+    between: str | None = None  # the hidden member since the last one of a sample
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
             if member.isdir() or _METADATA.match(member.name):
@@ -115,9 +116,17 @@ def group_members(file: IO[bytes]) -> TarMembers:
             if key is None or is_of_hidden(key):
                 is_hidden = member.name.rpartition("/")[2].startswith(".")
                 keyless["hidden" if is_hidden else "without a suffix"] += 1
+                if key is not None and last is not None:  # webdataset begins another sample there
+                    between = member.name
                 continue
+            if key in samples and key == last and between is not None:
+                raise ValueError(
+                    f"the hidden '{between}' is between the members of sample '{key}', which webdataset splits there; "
+                    "create it again without hidden files, on a Mac with COPYFILE_DISABLE=1 tar"
+                )
             if key != last and key in samples:
                 raise ValueError(f"the members of sample '{key}' are not consecutive")
+            between = None
             parts = samples.setdefault(key, {})
             if suffix.lower() in parts:
                 raise ValueError(f"it contains '{key}.{suffix.lower()}' twice")

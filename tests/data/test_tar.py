@@ -66,6 +66,22 @@ def test_hidden_files_are_no_samples(tmp_path: Path, hidden: list[str]) -> None:
     verify(tmp_path, show=False)
 
 
+def test_the_hidden_files_of_a_mac_between_the_members_of_a_sample_are_refused(tmp_path: Path) -> None:
+    """Webdataset reads two samples, of which one has no image. At the top of a tar it skips them."""
+    members = [("0.cls", b"0"), ("0.png", PNG)]
+    mixed = [member for name, data in members for member in ((f"._{name}", b"x"), (name, data))]
+    raw(tmp_path / "a.tar", mixed)
+    assert index(tmp_path, show=False).keys("train") == ["0"]
+    verify(tmp_path, show=False)
+    raw(tmp_path / "a.tar", [(f"x/{name}", data) for name, data in mixed])
+    (tmp_path / "manifest.json").unlink()
+    assert refusal(tmp_path) == (
+        f"{tmp_path / 'a.tar'} cannot be used for training: the hidden 'x/._0.png' is between the members of sample "
+        "'x/0', which webdataset splits there; create it again without hidden files, on a Mac with COPYFILE_DISABLE=1 "
+        "tar; fix or remove it"
+    )
+
+
 def test_a_key_ends_at_its_first_dot(tmp_path: Path) -> None:
     raw(tmp_path / "0.tar", [(f"img.v{row}.0.png", PNG) for row in range(40)])
     assert refusal(tmp_path) == (
