@@ -268,6 +268,11 @@ def exists(path: Path) -> bool:
     return True
 
 
+def is_writable(folder: Path) -> bool:
+    """Whether this process may create files in an existing folder."""
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
 def is_utf8(name: str) -> bool:
     """Whether the name of a file is UTF-8. Python accepts any bytes as a name, but no text file can hold this one."""
     try:

@@ -22,6 +22,7 @@ from cifar_dist.data.statistics import channel_statistics, in_chunks, note_black
 from cifar_dist.data.tar import index_tar
 from cifar_dist.data.tar_folder import find_split_tars, split_in_name, visible_files
 from cifar_dist.errors import UserError, quoted
+from cifar_dist.files import is_writable
 from cifar_dist.formatting import list_some
 from cifar_dist.terminal.notice import print_notes
 from cifar_dist.terminal.progress import progress
@@ -70,6 +71,8 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
     root = Path(folder)
     former = _read_former_manifest(root)
     tars = find_split_tars(root)
+    if not is_writable(root):
+        raise _unwritable(root, "it is read-only for you")
     shards: dict[str, list[Shard]] = {split: [] for split in tars}
     first = next(iter(tars))  # train, if it exists
     counts = np.zeros((3, 256), dtype=np.int64)
@@ -116,11 +119,18 @@ def index(folder: str | Path, *, classes: Sequence[str] = (), show: bool = True)
     try:
         manifest.save(root)
     except OSError as error:
-        raise UserError(f"{root / FILE_NAME} cannot be written: {error.strerror or error}") from None
+        raise _unwritable(root, error.strerror or str(error)) from None
     if show:
         samples = sum(manifest.samples(split) for split in manifest.splits)
         print_notes([*notes, *_note_passed_over(root, passed_over), *note_changes(changes, samples)])
     return manifest
+
+
+def _unwritable(root: Path, reason: str) -> UserError:
+    """Describe a folder of tars, perhaps of others, that cannot receive the manifest."""
+    own = quoted(f"{root.resolve().name}-links")
+    links = f"mkdir {own} && ln -s {quoted(root.resolve())}/* {own} && cifar-dist index {own}"
+    return UserError(f"{root / FILE_NAME} cannot be written ({reason}); link the tars into a folder of yours: {links}")
 
 
 def _read_former_manifest(root: Path) -> Manifest | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import tracemalloc
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from support import dataset_builders as build
 from support.running import spawn, train
 from support.webdataset_tars import FORMS, notes, raw, refusal, sample, write
+from support.without_rights import public_folder, without_rights
 from webdataset import WebDataset
 
 from cifar_dist import cli
@@ -304,6 +306,22 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     assert "names two splits, test and train" in refusal(tmp_path / "both")
     with pytest.raises(UserError, match="give a text file with one class name per line"):
         cli.run(["index", str(tmp_path / "digits"), "--classes", str(tmp_path / "none.txt")])
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_an_image_is_decoded() -> None:
+    """The line that the refusal prints indexes links to the tars."""
+    with public_folder() as folder:
+        tar = write(folder / "shared" / "test" / "0.tar", [sample("a"), {"__key__": "b", "png": b"x", "cls": b"1"}])
+        with without_rights():
+            message = refusal(folder / "shared")
+        what, _, links = message.partition("; link the tars into a folder of yours: ")
+        assert what == f"{folder}/shared/manifest.json cannot be written (it is read-only for you)"
+        write(tar, [sample("a"), sample("b", 1)])
+        making, _, command = links.rpartition(" && ")
+        subprocess.run(making, shell=True, check=True, cwd=folder)
+        assert command == "cifar-dist index shared-links"
+        assert index(folder / "shared-links", show=False).keys("test") == ["a", "b"]
+        assert [path.name for path in (folder / "shared").iterdir()] == ["test"]
 
 
 def test_the_manifest_of_another_program_is_neither_ours_nor_in_the_way(
