@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from cifar_dist.data.dataset_file import DatasetFile
 from cifar_dist.errors import UserError
-from cifar_dist.files import temporary_of
+from cifar_dist.files import is_writable, temporary_of
 from cifar_dist.terminal.progress import progress, waiting
 
 MAX_BYTES = 64 << 30
@@ -50,6 +50,8 @@ def locate_archive(file: DatasetFile, path: Path, *, show: bool = True) -> Path:
             f"{path}: the archive '{name}' does not exist in {path.parent} or in the working directory; put it there"
         )
     target = path.parent / name
+    if not is_writable(target.parent):
+        raise _unwritable(target, file.url, "the folder is read-only for you")
     _download(file.url, target, str(file.md5), path, show=show)
     return target
 
@@ -76,12 +78,17 @@ def _download(url: str, target: Path, md5: str, path: Path, *, show: bool) -> No
         _require_md5(url, digest.hexdigest(), md5, path)
         temporary.replace(target)
     except OSError as error:
-        raise UserError(
-            f"{target} cannot be written ({error.strerror or error}); free space there or allow it, or download {url} "
-            "to the working directory"
-        ) from None
+        raise _unwritable(target, url, error.strerror or str(error)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a read-only disk; the error under way says so
+            temporary.unlink(missing_ok=True)
+
+
+def _unwritable(target: Path, url: str, reason: str) -> UserError:
+    return UserError(
+        f"{target} cannot be written ({reason}); free space there or allow it, or download {url} to the working "
+        "directory"
+    )
 
 
 def _chunks(response: HTTPResponse, total: int, url: str, target: Path) -> Iterator[bytes]:

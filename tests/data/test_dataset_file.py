@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import http.server
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from support import dataset_builders as build
 from support.file_limit import error_of
 from support.opened_sources import one_line, open_quietly
+from support.without_rights import public_folder, without_rights
 
 from cifar_dist.data.dataset_file import DatasetFile
 from cifar_dist.data.download import locate_archive
@@ -204,3 +207,31 @@ def test_a_downloaded_archive_that_cannot_be_written_is_not_the_fault_of_the_net
         f"{url}/a.zip to the working directory"
     )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.toml", "served"]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_download() -> None:
+    url = "http://127.0.0.1:9/a.zip"  # nothing answers there
+    with public_folder() as folder:
+        path = dataset_file(folder, f'name = "a"\nurl = "{url}"\nmd5 = "{"0" * 32}"\n')
+        with without_rights():
+            message = one_line(path)
+    assert message == (
+        f"{folder / 'a.zip'} cannot be written (the folder is read-only for you); free space there or allow it, or "
+        f"download {url} to the working directory"
+    )
+
+
+def test_a_disk_that_becomes_read_only_during_a_download_is_named(
+    tmp_path: Path, server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, served = server
+    (served / "a.zip").write_bytes(b"x")
+    path = dataset_file(tmp_path, f'name = "a"\nurl = "{url}/a.zip"\nmd5 = "{"0" * 32}"\n')
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(UserError, match=r"a\.zip cannot be written \(Read-only file system\); free space there"):
+        locate_archive(DatasetFile(name="a", url=f"{url}/a.zip", md5="0" * 32), path, show=False)
