@@ -64,6 +64,17 @@ def test_a_dataset_file_names_an_archive_and_its_treatment(tmp_path: Path, monke
         ('name = "a"\nurl = "https://example.org/a.zip"', "url requires md5"),
         (f'name = "a"\nurl = "file:///etc/passwd"\nmd5 = "{"0" * 32}"', "not an http:// or https:// URL"),
         (f'name = "a"\nurl = "https://e.org/a.zip"\nmd5 = "{"0" * 32}"\narchive = "../a"', "plain file name"),
+        *(
+            (
+                f'name = "a"\nmd5 = "{"0" * 32}"\n{source}',
+                f"the name '{name}' does not say what the URL sends; add a name that ends in .tar, .tar.gz, .tgz, "
+                '.zip, .pkl, .pickle or .npz, for example archive = "NAME.zip"',
+            )
+            for source, name in (
+                ('url = "https://e.org/download/17"', "17"),
+                ('url = "https://e.org/a.zip"\narchive = "a"', "a"),
+            )
+        ),
         ("name = ", "cannot be read as TOML"),
         (
             'name = "a"\nembedded = "digits"\nclasses = ["one", "two"]',
