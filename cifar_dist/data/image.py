@@ -139,7 +139,7 @@ def decode_rgb(data: bytes, formats: Sequence[str], *, to_be_resized: bool = Fal
         if image.mode == "CMYK":
             changes.append(FROM_CMYK)
         if image.format == "PNG":
-            _scale_transparent_grey(image, depth := data[_PNG_DEPTH_OFFSET])
+            _scale_transparent_value(image, depth := data[_PNG_DEPTH_OFFSET])
             changes += [REDUCED] if depth == 16 else []
         rgb = _flatten(image)
         if rgb is None:
@@ -230,9 +230,11 @@ def _flatten(image: Image.Image) -> Image.Image | None:
     return flat
 
 
-def _scale_transparent_grey(image: Image.Image, depth: int) -> None:
-    """Scale the transparent value of a PNG of 2 or 4 bits to 8, as Pillow scales the pixels and not the value."""
+def _scale_transparent_value(image: Image.Image, depth: int) -> None:
+    """Scale the transparent value of a PNG of 2, 4 or 16 bits to 8, as Pillow scales the pixels and not the value."""
     key = image.info.get("transparency")
+    if depth == 16 and isinstance(key, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in key)
     if image.mode == "L" and depth in (2, 4) and isinstance(key, int) and key < 1 << depth:
         image.info["transparency"] = key * 255 // ((1 << depth) - 1)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from cifar_dist.data.image import decode, decode_rgb, encode
+from cifar_dist.data.image import COMPOSITED, REDUCED, decode, decode_rgb, encode
 from cifar_dist.data.image_files import MAX_SIDE
 
 SIDES = st.integers(1, 40)
@@ -125,3 +127,16 @@ def test_an_array_is_read_as_numpy_reads_it(height: int, width: int, choose: st.
     assert isinstance(expected, np.ndarray)
     assert found.dtype == expected.dtype
     assert np.array_equal(found, expected)
+
+
+def test_the_transparent_colour_of_a_deep_png_is_that_of_its_pixels() -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    red, green = (0xFF12, 0x0034, 0x0056), (0x0012, 0xFF34, 0x0056)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
+    data += chunk(b"tRNS", struct.pack(">3H", *red))
+    data += chunk(b"IDAT", zlib.compress(b"\0" + struct.pack(">6H", *red, *green))) + chunk(b"IEND", b"")
+    image, changes = decode_rgb(data, ("PNG",))
+    assert np.asarray(image).tolist() == [[[255, 255, 255], [0, 255, 0]]]
+    assert changes == (REDUCED, COMPOSITED)
