@@ -103,8 +103,8 @@ def conv2d(
 def _errs_with_amx(images: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> bool:
     """Whether oneDNN may convolve wrongly: some of stride 2 or more in a row, of which only the usual ones are known.
 
-    Kernels of 4x4 of stride 4 over 16 channels, or 3x3 of stride 2 on columns of two pixels, give other numbers, or
-    uninitialised ones (oneDNN 3.13).
+    Kernels of 4x4 of stride 4 over 16 channels, or 3x3 of stride 2 on rows of one or two pixels, give other numbers,
+    or uninitialised ones (oneDNN 3.13).
     """
     if stride[1] == 1 or weight.shape[2:] == (1, 1):
         return False

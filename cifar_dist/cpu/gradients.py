@@ -66,7 +66,7 @@ def weight_gradient(
 
 
 def weight_gradient_side_by_side(images: Tensor, gradient: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
-    """Return the gradient of a weight by oneDNN, of its dtype, [outputs, inputs, k, k].
+    """Return the gradient of a weight by oneDNN, of the dtype of ``images``, [outputs, inputs, k, k].
 
     AMX multiplies 32 pixels of a row at a time. Small images have fewer: several become one, with zeros between them.
 
@@ -89,7 +89,7 @@ def weight_gradient_side_by_side(images: Tensor, gradient: Tensor, kernel: Pair,
 
 
 def _side_by_side(images: Tensor, count: int, width: int) -> Tensor:
-    """Return images [n, h, w, c] as images [n / count, h, count * width, c], with zeros on the right of each."""
+    """Return images [n, h, w, c] as [ceil(n / count), h, count * width, c], with zeros on the right of each."""
     n, height, columns, channels = images.shape
     full, rest = divmod(n, count)
     wide = images.new_empty(full + (rest > 0), height, count, width, channels)
