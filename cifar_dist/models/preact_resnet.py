@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from cifar_dist.models.pooling import GridAvgPool
 from cifar_dist.models.registry import register
 
 
@@ -51,7 +52,7 @@ class PreActResNet(nn.Module):
             self.stages.append(nn.Sequential(first, *(_Block(outputs, outputs, 1, dropout) for _ in range(blocks - 1))))
             width = outputs
         self.norm = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU()) if final_norm else nn.Identity()
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool = GridAvgPool(1)
         self.head = nn.Linear(width, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -11,6 +11,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from cifar_dist.models.options import Size
+from cifar_dist.models.pooling import GridAvgPool
 from cifar_dist.models.registry import register
 
 Stem = Literal["imagenet", "cifar"]
@@ -109,7 +110,7 @@ class ResNet(nn.Module):
         self.layer2 = _stage(block, 64 * out, 128, blocks[1], stride=2)
         self.layer3 = _stage(block, 128 * out, 256, blocks[2], stride=2)
         self.layer4 = _stage(block, 256 * out, 512, blocks[3], stride=2)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.avgpool = GridAvgPool(1)
         self.fc = nn.Linear(512 * out, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -156,7 +156,9 @@ class _Block(nn.Module):
         if squeeze:
             from torchvision.ops import SqueezeExcitation
 
-            layers.append(SqueezeExcitation(outputs, max(outputs // squeeze, 1)))
+            excitation = SqueezeExcitation(outputs, max(outputs // squeeze, 1))
+            excitation.avgpool = GridAvgPool(1)
+            layers.append(excitation)
         if drop_probability:
             from torchvision.ops import StochasticDepth
 
