@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.errors import UserError, first_line, quoted
 from cifar_dist.evaluation.trained import Trained, build_trained
-from cifar_dist.files import write_output
+from cifar_dist.files.outputs import write_output
 
 ABOUT = "about.json"  # stored in the file beside the program
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from cifar_dist.errors import UserError
-from cifar_dist.files import write_atomic
+from cifar_dist.files.atomic import write_atomic
 
 HERE = Path(__file__).parent
 IMAGES = HERE / "images"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_dist.errors import UserError
-from cifar_dist.files import read_json
+from cifar_dist.files.reading import read_json
 from cifar_dist.formatting import duration, percent
 from cifar_dist.report.results import read_result
 from cifar_dist.run_folder import RunFolder

@@ -71,7 +71,7 @@ def test_what_cannot_be_printed_is_a_failure_of_one_line(work: str, code: int, t
     program = f"""if True:
         import contextlib, sys
         from pathlib import Path
-        from cifar_dist.files import write_output
+        from cifar_dist.files.outputs import write_output
         from cifar_dist.process_exit import exit_with
         def suppress_all(work):
             with contextlib.suppress(OSError):
@@ -102,7 +102,7 @@ def test_a_mistake_keeps_its_exit_code_if_stderr_is_on_a_full_disk(tmp_path: Pat
 )
 def test_only_the_reader_of_standard_output_may_end_first(work: str, code: int, said: str) -> None:
     program = "from pathlib import Path; from cifar_dist.process_exit import exit_with; "
-    program += "from cifar_dist.files import write_output; exit_with(lambda: WORK and 0 or 0)"
+    program += "from cifar_dist.files.outputs import write_output; exit_with(lambda: WORK and 0 or 0)"
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "wb") as pipe:
@@ -133,7 +133,7 @@ def test_a_fault_of_the_machine_is_one_line_and_not_bad_input(fault: str) -> Non
         import errno
         from pathlib import Path
         from cifar_dist.config.saved import read_config
-        from cifar_dist.files import write_atomic
+        from cifar_dist.files.atomic import write_atomic
         from cifar_dist.process_exit import exit_with
         def work():
             {FAULTS[fault]}

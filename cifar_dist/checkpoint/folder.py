@@ -30,7 +30,7 @@ from cifar_dist.checkpoint.marker import (
 )
 from cifar_dist.checkpoint.tensor_files import read_tensors, save_tensors
 from cifar_dist.errors import UserError
-from cifar_dist.files import folder_atomic
+from cifar_dist.files.atomic import folder_atomic
 from cifar_dist.step_folder import step_name, step_of
 
 _STATE = TypeAdapter(TrainState)

@@ -17,7 +17,10 @@ from cifar_dist.checkpoint.contents import (
 from cifar_dist.checkpoint.folder import copy, read_state, write
 from cifar_dist.checkpoint.marker import identity, verify
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.files import complete, discard, exists, folder_atomic, free_name, has_links, leftovers, link_atomic
+from cifar_dist.files.atomic import folder_atomic
+from cifar_dist.files.folders import discard, exists, free_name, list_complete
+from cifar_dist.files.links import has_links, link_atomic
+from cifar_dist.files.temporary import leftovers
 from cifar_dist.formatting import percent
 from cifar_dist.step_folder import step_name, step_of
 
@@ -32,7 +35,7 @@ def listing(folder: Path) -> list[Path]:
         OSError: the folder cannot be read.
     """
     while True:
-        found = [path for path in complete(folder) if step_of(path) is not None]
+        found = [path for path in list_complete(folder) if step_of(path) is not None]
         kept = [path for path in found if path.is_dir()]
         if kept or all(map(os.path.lexists, found)):
             return sorted(kept, key=lambda path: step_of(path) or 0, reverse=True)
@@ -41,7 +44,7 @@ def listing(folder: Path) -> list[Path]:
 
 def set_aside(folder: Path) -> list[Path]:
     """List the damaged checkpoints that :func:`choose` renamed."""
-    return [path for path in complete(folder) if path.name.startswith("step-") and ".damaged" in path.name]
+    return [path for path in list_complete(folder) if path.name.startswith("step-") and ".damaged" in path.name]
 
 
 def save(folder: Path, tensors: Tensors, state: TrainState) -> Path:

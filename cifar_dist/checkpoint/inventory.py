@@ -10,7 +10,7 @@ from cifar_dist.checkpoint.contents import CheckpointError, NewerCheckpointError
 from cifar_dist.checkpoint.folder import read_state
 from cifar_dist.checkpoint.history import best, listing, set_aside
 from cifar_dist.checkpoint.marker import damages, identity
-from cifar_dist.files import complete, exists
+from cifar_dist.files.folders import exists, list_complete
 from cifar_dist.step_folder import step_of
 
 
@@ -57,7 +57,7 @@ def inventory(folder: Path) -> list[ListedCheckpoint]:
 def inspect(path: Path, *, checksums: bool = True) -> tuple[TrainState | None, list[str]]:
     """Return the state of a checkpoint, and all that is wrong with it; None if anything is. Renames nothing.
 
-    One that was deleted meanwhile has no marker; see :func:`~cifar_dist.files.exists`.
+    One that was deleted meanwhile has no marker; see :func:`~cifar_dist.files.folders.exists`.
 
     Raises:
         OSError: it cannot be read, which says nothing about it.
@@ -85,7 +85,7 @@ def _entry(path: Path, roles: Sequence[str]) -> ListedCheckpoint | None:
 
 def _measured(path: Path, state: TrainState | None, what: str) -> ListedCheckpoint | None:
     try:
-        facts = [place.stat() for place in (path, *complete(path)) if place.is_file()] or [path.stat()]
+        facts = [place.stat() for place in (path, *list_complete(path)) if place.is_file()] or [path.stat()]
     except FileNotFoundError:  # deleted, or saved again
         return _measured(path, state, what) if exists(path) else None
     step = step_of(path.with_name(path.name.partition(".")[0])) or 0  # without .damaged

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from cifar_dist.checkpoint.contents import CheckpointError, NewerCheckpointError
-from cifar_dist.files import sha256
+from cifar_dist.files.checksums import sha256
 
 MARKER: Final = "COMPLETE.json"
 VERSION: Final = 2

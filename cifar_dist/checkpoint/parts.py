@@ -17,7 +17,7 @@ from cifar_dist.checkpoint.marker import FileFacts, measure, part_name
 from cifar_dist.checkpoint.tensor_files import save_tensors
 from cifar_dist.config.run import SHARE_DIR
 from cifar_dist.errors import UserError
-from cifar_dist.files import folder_atomic, fsync
+from cifar_dist.files.atomic import folder_atomic, fsync
 from cifar_dist.step_folder import step_name
 
 

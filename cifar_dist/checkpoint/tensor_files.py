@@ -14,7 +14,9 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from cifar_dist.checkpoint.contents import CheckpointError
-from cifar_dist.files import load_safetensors, write_atomic, write_output
+from cifar_dist.files.atomic import write_atomic
+from cifar_dist.files.outputs import write_output
+from cifar_dist.files.reading import load_safetensors
 
 _OS_ERROR: Final = re.compile(r"\b(?:code: |os error )(\d+)")  # as safetensors shows the number of an OSError
 

@@ -21,7 +21,7 @@ from cifar_dist.data.archive_member import Member, is_of_system, limited
 from cifar_dist.data.archive_tar import walk_tar
 from cifar_dist.data.archive_zip import walk_zip, way_to_unpack
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.files import is_utf8
+from cifar_dist.files.reading import is_utf8
 from cifar_dist.formatting import list_some
 from cifar_dist.terminal.progress import progress
 

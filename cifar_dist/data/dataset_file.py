@@ -15,7 +15,7 @@ from cifar_dist.data.archives import ARCHIVE_SUFFIXES
 from cifar_dist.data.image_files import MAX_SIDE
 from cifar_dist.data.unlabelled import ARRAY_SUFFIXES
 from cifar_dist.errors import UserError, nearest
-from cifar_dist.files import CHECKOUT
+from cifar_dist.files.checkout import CHECKOUT
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 _CHARACTERS = "[A-Za-z0-9_][A-Za-z0-9_.+-]"

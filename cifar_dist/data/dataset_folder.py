@@ -11,7 +11,7 @@ from cifar_dist.data.dataset_file import known_names
 from cifar_dist.data.image_files import is_image
 from cifar_dist.data.unlabelled import ARRAY_SUFFIXES
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.files import read_json
+from cifar_dist.files.reading import read_json
 from cifar_dist.formatting import list_some
 
 FILE_NAME: Final = "manifest.json"

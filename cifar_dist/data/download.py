@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 from cifar_dist.data.dataset_file import DatasetFile
 from cifar_dist.errors import UserError
-from cifar_dist.files import is_writable, temporary_of
+from cifar_dist.files.folders import is_writable
+from cifar_dist.files.temporary import temporary_of
 from cifar_dist.terminal.progress import progress, waiting
 
 MAX_BYTES = 64 << 30

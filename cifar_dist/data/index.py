@@ -22,7 +22,7 @@ from cifar_dist.data.statistics import channel_statistics, in_chunks, note_black
 from cifar_dist.data.tar import index_tar
 from cifar_dist.data.tar_folder import find_split_tars, split_in_name, visible_files
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.files import is_writable
+from cifar_dist.files.folders import is_writable
 from cifar_dist.formatting import list_some
 from cifar_dist.terminal.notice import print_notes
 from cifar_dist.terminal.progress import progress

@@ -26,7 +26,7 @@ from cifar_dist.data.image import Codec
 from cifar_dist.data.image_files import MAX_SIDE
 from cifar_dist.data.raw import IMAGE_FOLDER
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.files import write_atomic
+from cifar_dist.files.atomic import write_atomic
 
 VERSION = 1
 

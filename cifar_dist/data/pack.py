@@ -30,7 +30,8 @@ from cifar_dist.data.split import SplitPart, hold_out
 from cifar_dist.data.statistics import channel_statistics, note_black, pixel_counts
 from cifar_dist.data.tar import index_tar
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.files import abandoned, folder_atomic, is_replaced_of, is_temporary_of
+from cifar_dist.files.atomic import folder_atomic
+from cifar_dist.files.temporary import abandoned, is_replaced_of, is_temporary_of
 from cifar_dist.formatting import list_some
 from cifar_dist.formatting import size as size_of
 from cifar_dist.terminal.notice import print_notes

@@ -22,7 +22,7 @@ from cifar_dist.data.image_folder import read_image_folder
 from cifar_dist.data.manifest import UNLABELLED
 from cifar_dist.data.raw import IMAGE_FOLDER, RawDataset, RawSplit
 from cifar_dist.errors import UserError, nearest, quoted
-from cifar_dist.files import sha256
+from cifar_dist.files.checksums import sha256
 from cifar_dist.formatting import list_renamed
 from cifar_dist.terminal.progress import waiting
 

@@ -16,7 +16,8 @@ from cifar_dist.data.image import CODECS, Codec
 from cifar_dist.data.manifest import UNLABELLED, Shard
 from cifar_dist.data.npz import MAX_CLASSES
 from cifar_dist.errors import UserError
-from cifar_dist.files import is_utf8, sha256
+from cifar_dist.files.checksums import sha256
+from cifar_dist.files.reading import is_utf8
 
 ByteRange = tuple[int, int]
 """Offset and size of a member's data in its tar, in bytes."""

@@ -23,7 +23,7 @@ from cifar_dist.data.randomness import permutation
 from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.data.tar import group_members, is_of_hidden
 from cifar_dist.errors import UserError, printable, quoted
-from cifar_dist.files import sha256
+from cifar_dist.files.checksums import sha256
 from cifar_dist.formatting import list_some
 from cifar_dist.terminal.progress import progress
 

@@ -15,7 +15,7 @@ from cifar_dist.config.run import SHARE_DIR
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.shared_path import SEEN_SECONDS, appears
 from cifar_dist.doctor.finding import Finding, Verdict
-from cifar_dist.files import fsync
+from cifar_dist.files.atomic import fsync
 from cifar_dist.launch.launched import machine_name
 from cifar_dist.launch.waiting import wait_until
 

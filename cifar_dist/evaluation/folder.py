@@ -11,7 +11,8 @@ import numpy as np
 from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.evaluation.labels_csv import write_submission
 from cifar_dist.evaluation.predict import Predictions
-from cifar_dist.files import write_numbered, write_sums
+from cifar_dist.files.atomic import write_numbered
+from cifar_dist.files.checksums import write_sums
 from cifar_dist.run_folder import EvaluationFolder, EvaluationSummary
 
 

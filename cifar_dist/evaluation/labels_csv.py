@@ -11,7 +11,7 @@ from typing import Literal
 
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
-from cifar_dist.files import write_output
+from cifar_dist.files.outputs import write_output
 from cifar_dist.formatting import csv_text
 
 Labels = Literal["auto", "name", "index"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cifar_dist.config.section import expand_home
 from cifar_dist.errors import UserError
-from cifar_dist.files import CHECKOUT
+from cifar_dist.files.checkout import CHECKOUT
 
 
 def find_config(config: str) -> Path:

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from cifar_dist.errors import JoinTimeoutError, UserError
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE
-from cifar_dist.files import CHECKOUT
+from cifar_dist.files.checkout import CHECKOUT
 from cifar_dist.launch.agreed_code import Failure, agreed_code
 from cifar_dist.launch.job import Job
 from cifar_dist.launch.joining import join_machines

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_dist.errors import UserError, first_line
-from cifar_dist.files import load_safetensors
+from cifar_dist.files.reading import load_safetensors
 from cifar_dist.formatting import counted, list_some
 from cifar_dist.models.transfer import last_layer
 

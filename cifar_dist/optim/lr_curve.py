@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.errors import UserError
-from cifar_dist.files import write_atomic
+from cifar_dist.files.atomic import write_atomic
 from cifar_dist.formatting import percent
 
 _WIDTH = 0.1  # standard deviation of the smoothing window, in decades of the rate

@@ -18,7 +18,8 @@ from cifar_dist.config.tree import to_toml
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError, printable, quoted
-from cifar_dist.files import read_json, write_atomic
+from cifar_dist.files.atomic import write_atomic
+from cifar_dist.files.reading import read_json
 from cifar_dist.formatting import duration, loss_figure, percent, size
 from cifar_dist.optim.lr_curve import Curve
 from cifar_dist.report.confusions import CSS, explore_confusions

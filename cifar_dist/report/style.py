@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from cifar_dist.errors import printable
-from cifar_dist.files import write_output
+from cifar_dist.files.outputs import write_output
 from cifar_dist.formatting import beginning
 
 if TYPE_CHECKING:

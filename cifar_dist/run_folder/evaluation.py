@@ -7,7 +7,7 @@ import re
 from datetime import datetime
 from pathlib import Path
 
-from cifar_dist.files import free_name
+from cifar_dist.files.folders import free_name
 from cifar_dist.run_folder.summary import EvaluationSummary
 
 FINAL = "final"

@@ -8,7 +8,7 @@ from pathlib import Path
 from cifar_dist.config.saved import way_to_repair
 from cifar_dist.config.section import expand_home
 from cifar_dist.errors import UserError, nearest
-from cifar_dist.files import complete
+from cifar_dist.files.folders import list_complete
 from cifar_dist.run_folder.folder import RunFolder
 
 
@@ -52,7 +52,7 @@ def find_run(run: str, parent: Path = Path("runs"), checkpoint: str = "") -> Run
     if which and any(RunFolder(path).exists() for path in (parent / name, expand_home(name))):
         way = f", and its checkpoint {checkpoint}" if checkpoint else ""
         raise UserError(f"'{run}' is not a run; name {name}{way}")
-    known = [path.name for path in complete(parent) if RunFolder(path).exists()]
+    known = [path.name for path in list_complete(parent) if RunFolder(path).exists()]
     hint = nearest(run, known) if known else f"{parent} has no run yet; train one first"
     raise UserError(f"run '{run}' does not exist; {hint}")
 

@@ -21,18 +21,12 @@ from cifar_dist.config.saved import CONFIG_NAME, STARTED_NAME, read_config
 from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import InUseError, TrainingFailedError, UserError, quoted
-from cifar_dist.files import (
-    abandoned,
-    changed_files,
-    complete,
-    discard,
-    free_name,
-    hide,
-    path_of,
-    read_json,
-    write_atomic,
-    write_sums,
-)
+from cifar_dist.files.atomic import write_atomic
+from cifar_dist.files.checksums import changed_files, write_sums
+from cifar_dist.files.folders import discard, free_name, hide, list_complete
+from cifar_dist.files.open_files import path_of
+from cifar_dist.files.reading import read_json
+from cifar_dist.files.temporary import abandoned
 from cifar_dist.launch.launched import machine_name
 from cifar_dist.run_folder.evaluation import FINAL, EvaluationFolder
 from cifar_dist.run_folder.summary import EvaluationSummary, read_summary
@@ -148,7 +142,7 @@ class RunFolder:
 
     def superseded(self) -> list[Path]:
         """List the final weights that :meth:`supersede_final` renamed."""
-        return [path for path in complete(self.path) if path.name.startswith(f"{FINAL}-step-")]
+        return [path for path in list_complete(self.path) if path.name.startswith(f"{FINAL}-step-")]
 
     def final_summary(self) -> EvaluationSummary | None:
         """Read the ``summary.json`` of the final evaluation; None before it is complete."""
@@ -165,7 +159,7 @@ class RunFolder:
 
     def evaluation_folders(self) -> list[EvaluationFolder]:
         """List the run's evaluations, the oldest first, without those that a kill left incomplete."""
-        return sorted(map(EvaluationFolder, complete(self.evaluations)), key=lambda folder: folder.written)
+        return sorted(map(EvaluationFolder, list_complete(self.evaluations)), key=lambda folder: folder.written)
 
     def leftovers(self) -> list[Path]:
         """List what a kill left incomplete outside ``checkpoints``, where one may be an intact checkpoint.
@@ -222,7 +216,7 @@ class RunFolder:
         if latest.is_symlink():
             return latest.readlink().name
         # Its file system has no links, or a copy has followed them.
-        found = complete(self.checkpoints) if self.checkpoints.is_dir() else []
+        found = list_complete(self.checkpoints) if self.checkpoints.is_dir() else []
         steps = {step: path.name for path in found if (step := step_of(path)) is not None and path.is_dir()}
         return steps[max(steps)] if steps else ""
 
@@ -270,7 +264,7 @@ class RunFolder:
             self._lock = None
 
     def discard(self) -> OSError | None:
-        """Delete the folder and unlock it, see :func:`cifar_dist.files.discard`.
+        """Delete the folder and unlock it, see :func:`cifar_dist.files.folders.discard`.
 
         NFS keeps a file that is deleted while it is open, so the lock ends first, once the folder has a hidden name.
         """

@@ -14,7 +14,8 @@ from cifar_dist.config.plugin_copies import INDEX_NAME, PluginCopy, index_of, ke
 from cifar_dist.config.section import expand_home
 from cifar_dist.config.settings import settings_of
 from cifar_dist.errors import UserError
-from cifar_dist.files import sha256, write_atomic
+from cifar_dist.files.atomic import write_atomic
+from cifar_dist.files.checksums import sha256
 
 
 def keep_copies(folder: Path, config: Config) -> list[str]:

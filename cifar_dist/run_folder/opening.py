@@ -19,7 +19,8 @@ from cifar_dist.config.settings import settings_of
 from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
-from cifar_dist.files import complete, copy_atomic, discard, exists
+from cifar_dist.files.atomic import copy_atomic
+from cifar_dist.files.folders import discard, exists, list_complete
 from cifar_dist.launch.launched import has_restarted, times_restarted
 from cifar_dist.run_folder.folder import LOCK_SECONDS, RunFolder
 from cifar_dist.run_folder.kept_plugins import keep_copies
@@ -140,7 +141,7 @@ def _refuse_foreign(folder: RunFolder, config: Config) -> None:
     # A process that ended before it wrote the config leaves the first three, a range test the others.
     expected = {folder.checkpoints, folder.manifest, folder.plugins, folder.lr_curve, folder.figures}
     foreign = any(path not in expected and not path.name.startswith(".") for path in folder.path.iterdir())
-    if not exists(folder.config) and (foreign or complete(folder.checkpoints)):
+    if not exists(folder.config) and (foreign or list_complete(folder.checkpoints)):
         remedy = way_to_repair(folder.config) or "; use another --run.name"
         raise UserError(f"{folder.path} exists and is not a run (no {folder.config.name}){remedy}")
 

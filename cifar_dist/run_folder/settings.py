@@ -17,7 +17,8 @@ from cifar_dist.config.section import expand_home
 from cifar_dist.config.settings import settings_of
 from cifar_dist.config.tree import to_toml
 from cifar_dist.errors import UserError, printable, quoted
-from cifar_dist.files import free_name, write_atomic
+from cifar_dist.files.atomic import write_atomic
+from cifar_dist.files.folders import free_name
 from cifar_dist.launch.launched import is_main_process
 from cifar_dist.launch.typed_command import command_for_recipes, command_for_verbs
 from cifar_dist.run_folder.finding import split_step

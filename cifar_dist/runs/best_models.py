@@ -12,7 +12,8 @@ from typing import Final
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.errors import UserError, in_one_line, printable, quoted
-from cifar_dist.files import changed_files, folder_atomic, write_atomic
+from cifar_dist.files.atomic import folder_atomic, write_atomic
+from cifar_dist.files.checksums import changed_files
 from cifar_dist.formatting import csv_text
 from cifar_dist.report.results import Result, data_names, is_on_other_data, own_data_of
 from cifar_dist.run_folder import FINAL, RunFolder, read_summary

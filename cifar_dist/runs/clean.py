@@ -9,7 +9,8 @@ from pathlib import Path
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint.inventory import inspect
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.files import abandoned, discard
+from cifar_dist.files.folders import discard
+from cifar_dist.files.temporary import abandoned
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.listing import disk_bytes
 from cifar_dist.tracking.begun import has_begun

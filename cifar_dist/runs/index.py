@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.errors import UserError
-from cifar_dist.files import write_atomic
+from cifar_dist.files.atomic import write_atomic
 from cifar_dist.formatting import counted
 from cifar_dist.report.page import escape, page
 from cifar_dist.runs.listing import ListedRun, describe, find_runs, version, written

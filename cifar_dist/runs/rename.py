@@ -10,7 +10,7 @@ from cifar_dist.config import RunConfig
 from cifar_dist.config.saved import read_config
 from cifar_dist.config.tree import to_toml
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.files import write_atomic
+from cifar_dist.files.atomic import write_atomic
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.terminal.notice import print_notes
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.errors import UserError
-from cifar_dist.files import CHECKOUT
+from cifar_dist.files.checkout import CHECKOUT
 from cifar_dist.launch.typed_command import SLURM_CONFIG, SLURM_PROCESSES
 from cifar_dist.slurm.node import MIN_NODES
 from cifar_dist.slurm.options import PYXIS, Options, asked

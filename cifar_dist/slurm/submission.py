@@ -17,7 +17,8 @@ from cifar_dist.config.settings import settings_of
 from cifar_dist.config.tree import to_toml
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.files import discard, free_name, write_atomic
+from cifar_dist.files.atomic import write_atomic
+from cifar_dist.files.folders import discard, free_name
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.run_folder.kept_plugins import keep_copies
 from cifar_dist.run_folder.opening import open_folder

@@ -40,7 +40,7 @@ from cifar_dist.config.tree import Tree, flatten, put
 from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError, nearest, quoted
-from cifar_dist.files import sha256
+from cifar_dist.files.checksums import sha256
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.kept_plugins import versions_used
 from cifar_dist.run_folder.settings import started_settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cifar_dist.files import complete
+from cifar_dist.files.folders import list_complete
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
 
@@ -13,7 +13,7 @@ def has_begun(folder: RunFolder) -> bool:
     A run that began as a copy of another one's checkpoint has begun.
     """
     results = (folder.saved, folder.final, folder.lr_curve)
-    if any(path.exists() for path in results) or any(map(complete, (folder.checkpoints, folder.evaluations))):
+    if any(path.exists() for path in results) or any(map(list_complete, (folder.checkpoints, folder.evaluations))):
         return True
     has_metrics = folder.metrics.is_file() and folder.metrics.stat().st_size > 0
     return has_metrics or any(event.step > 0 for event in timeline.read(folder.timeline))

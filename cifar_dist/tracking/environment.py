@@ -19,7 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from cifar_dist.config import Config
 from cifar_dist.cpu.load import usable_cores
-from cifar_dist.files import read_json, write_atomic
+from cifar_dist.files.atomic import write_atomic
+from cifar_dist.files.reading import read_json
 from cifar_dist.formatting import counted
 from cifar_dist.launch.launched import is_continuation, machine_name
 from cifar_dist.tracking.facts import RunFacts

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from cifar_dist.errors import UserError
-from cifar_dist.files import copy_atomic, free_name, write_atomic
+from cifar_dist.files.atomic import copy_atomic, write_atomic
+from cifar_dist.files.folders import free_name
 from cifar_dist.tracking.metrics import Record, difference, read
 
 _RESTORE: Final = "restore the file if you can"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cifar_dist.errors import UserError
-from cifar_dist.files import naming, write_atomic
+from cifar_dist.files.atomic import naming, write_atomic
 from cifar_dist.run_folder.folder import RunFolder, sum_beside
 from cifar_dist.tracking.usage import Usage
 

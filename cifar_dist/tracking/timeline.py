@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from cifar_dist.files import naming
+from cifar_dist.files.atomic import naming
 
 Kind = Literal["started", "resumed", "interrupted", "killed", "failed", "stalled", "finished", "branched", "extended"]
 ORIGINS: Final = ("branched", "extended")

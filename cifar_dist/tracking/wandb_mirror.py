@@ -25,7 +25,8 @@ from typing import Literal, Protocol
 from cifar_dist.config import Config, TrackingConfig, WandbConfig
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
-from cifar_dist.files import read_json, write_atomic
+from cifar_dist.files.atomic import write_atomic
+from cifar_dist.files.reading import read_json
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record

@@ -13,7 +13,7 @@ import torch
 from cifar_dist import checkpoint
 from cifar_dist.config.settings import settings_of
 from cifar_dist.data.order import epoch_order
-from cifar_dist.files import copy_atomic
+from cifar_dist.files.atomic import copy_atomic
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog

@@ -22,7 +22,8 @@ from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.split import Split
-from cifar_dist.files import sha256, write_atomic
+from cifar_dist.files.atomic import write_atomic
+from cifar_dist.files.checksums import sha256
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.terminal.progress import Advance, Show
 from cifar_dist.tracking.environment import describe

@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from cifar_dist.errors import StorageError
-from cifar_dist.files import write_atomic
+from cifar_dist.files.atomic import write_atomic
 from cifar_dist.tracking.tracker import AnyTracker
 from cifar_dist.training.phases import PhaseClock
 

@@ -28,7 +28,8 @@ from cifar_dist.errors import StopRequested, TrainingFailedError, UserError, may
 from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
 from cifar_dist.evaluation.split import Split
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE, EXIT_STALLED
-from cifar_dist.files import folder_atomic, write_sums
+from cifar_dist.files.atomic import folder_atomic
+from cifar_dist.files.checksums import write_sums
 from cifar_dist.formatting import list_some
 from cifar_dist.run_folder import FINAL, EvaluationSummary, RunFolder
 from cifar_dist.tracking import metrics, timeline

@@ -85,7 +85,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist import checkpoint
         from cifar_dist.checkpoint.inventory import inspect
-        from cifar_dist.files import exists
+        from cifar_dist.files.folders import exists
         from cifar_dist.run_folder import find_run
 
     run = find_run(arguments.run, checkpoint="after a space")

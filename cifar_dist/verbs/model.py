@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     classes = arguments.classes or classes
 
     with loading():
-        from cifar_dist.files import write_output
+        from cifar_dist.files.outputs import write_output
         from cifar_dist.models import build, check_fits
         from cifar_dist.models.layer_tables import (
             field_table,

@@ -40,7 +40,7 @@ def check_writable(path: Path, option: str, *inputs: str | Path) -> None:
         raise UserError(f"{path} cannot be written: the folder {path.parent} does not exist; use another {option}")
     if not folder.is_dir():
         raise UserError(f"{path} cannot be written: {path.parent} is not a folder; use another {option}")
-    from cifar_dist.files import find_descriptor
+    from cifar_dist.files.open_files import find_descriptor
 
     if find_descriptor(path) is not None:  # the shell has opened it, and it is not replaced
         return
@@ -50,7 +50,7 @@ def check_writable(path: Path, option: str, *inputs: str | Path) -> None:
 
 def stream_for_people(out: Path | None) -> TextIO:
     """Return where to print what a person reads: not to standard output if that is ``out``, nor beside a pipe."""
-    from cifar_dist.files import find_descriptor
+    from cifar_dist.files.open_files import find_descriptor
 
     has_content_only = out is not None and (find_descriptor(out) is not None or (out.exists() and not out.is_file()))
     return sys.stderr if has_content_only else sys.stdout

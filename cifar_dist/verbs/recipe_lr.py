@@ -14,7 +14,7 @@ from cifar_dist.config.overrides import parse_overrides
 from cifar_dist.config.toml_text import parse_toml
 from cifar_dist.config.tree import Tree, put, to_tree
 from cifar_dist.errors import UserError
-from cifar_dist.files import write_atomic
+from cifar_dist.files.atomic import write_atomic
 from cifar_dist.recipe import load
 
 _MARK = "\ufeff"  # byte order mark, which editors of Windows write first

@@ -155,7 +155,7 @@ def _lines(differences: Iterable[JobDifferences]) -> list[str]:
 
 def _write(replayed: Replay, folder: RunFolder, rank: int | None) -> Path:
     """Write tables and picture into the run folder."""
-    from cifar_dist.files import folder_atomic
+    from cifar_dist.files.atomic import folder_atomic
     from cifar_dist.report.replay import draw_replay
     from cifar_dist.report.style import short_names
 

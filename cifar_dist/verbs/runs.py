@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _list(arguments: argparse.Namespace) -> int:
     with loading():
-        from cifar_dist.files import write_output
+        from cifar_dist.files.outputs import write_output
         from cifar_dist.run_folder.opening import can_write
         from cifar_dist.runs.listing import describe, find_runs, has_outdated_report, table, to_csv
 

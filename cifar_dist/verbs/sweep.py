@@ -90,7 +90,7 @@ def _submit(arguments: argparse.Namespace) -> int:
 
 def _table(arguments: argparse.Namespace) -> int:
     with loading():
-        from cifar_dist.files import write_output
+        from cifar_dist.files.outputs import write_output
         from cifar_dist.sweeps.sweep import load
         from cifar_dist.sweeps.table import Table
 

@@ -29,7 +29,7 @@ from support.crashing import dying, read_count
 from support.running import TRAIN, environment, spawn, start, story
 
 from cifar_dist.data.manifest import Manifest
-from cifar_dist.files import is_being_written
+from cifar_dist.files.temporary import is_being_written
 
 HANG = 180
 """Seconds after which a job counts as hung once one of its processes was killed."""

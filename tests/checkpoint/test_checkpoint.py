@@ -23,7 +23,8 @@ from cifar_dist.checkpoint import Averaged, Tensors, TrainState, marker
 from cifar_dist.checkpoint.marker import STATE, WEIGHTS
 from cifar_dist.checkpoint.tensor_files import read_tensors, save_tensors
 from cifar_dist.errors import UserError
-from cifar_dist.files import leftovers, sha256
+from cifar_dist.files.checksums import sha256
+from cifar_dist.files.temporary import leftovers
 from cifar_dist.step_folder import step_name, step_of
 
 NUMBERS = count()

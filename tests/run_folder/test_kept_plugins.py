@@ -12,7 +12,7 @@ from support.small_checkpoint import names
 from cifar_dist.config import Config, TrackingConfig, plugins
 from cifar_dist.config.plugin_copies import located, notes_on, use_copies
 from cifar_dist.errors import UserError
-from cifar_dist.files import sha256
+from cifar_dist.files.checksums import sha256
 from cifar_dist.run_folder.kept_plugins import keep_copies
 
 NET = """

@@ -14,7 +14,7 @@ from support.opened_folders import CONFIG, open_and_end, refusal
 from cifar_dist.config.saved import read_config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import TrainingFailedError, UserError
-from cifar_dist.files import write_sums
+from cifar_dist.files.checksums import write_sums
 from cifar_dist.launch.launched import RESTARTED
 from cifar_dist.run_folder import EvaluationSummary, RunFolder
 from cifar_dist.run_folder.opening import open_folder

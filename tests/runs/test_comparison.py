@@ -13,7 +13,7 @@ from support.run_folders import cells, write_run
 from cifar_dist import cli
 from cifar_dist.config import Config, ModelConfig, RunConfig, SGDConfig, TrainConfig
 from cifar_dist.errors import UserError
-from cifar_dist.files import sha256
+from cifar_dist.files.checksums import sha256
 from cifar_dist.run_folder.kept_plugins import keep_copies
 
 CONFIG = Config(model=ModelConfig("tiny-cnn", {"dropout": 0.1}), train=TrainConfig(epochs=4))

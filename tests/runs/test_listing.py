@@ -20,7 +20,7 @@ from support.without_rights import public_folder, without_rights
 from cifar_dist import cli
 from cifar_dist.config import Config, ModelConfig, TrainConfig
 from cifar_dist.errors import UserError
-from cifar_dist.files import write_sums
+from cifar_dist.files.checksums import write_sums
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.runs.best_models import best_models, collect
 from cifar_dist.runs.index import write_index

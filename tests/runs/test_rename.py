@@ -20,7 +20,7 @@ from cifar_dist.config import Config, ModelConfig, RunConfig, TrainConfig
 from cifar_dist.config.saved import read_config
 from cifar_dist.config.tree import to_toml
 from cifar_dist.errors import UserError
-from cifar_dist.files import write_atomic
+from cifar_dist.files.atomic import write_atomic
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.best_models import best_models
 from cifar_dist.runs.listing import describe

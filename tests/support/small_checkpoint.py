@@ -14,7 +14,7 @@ from cifar_dist.checkpoint import Averaged, Tensors, TrainState
 from cifar_dist.checkpoint.marker import AVERAGED, AVERAGED_STATISTICS, MARKER, OPTIMIZER, STATE, VERSION, WEIGHTS
 from cifar_dist.checkpoint.parts import UnfinishedCheckpoint, write_part
 from cifar_dist.distributed.host_copies import Deal, copy_to_host
-from cifar_dist.files import sha256
+from cifar_dist.files.checksums import sha256
 
 CONTENT = (WEIGHTS, AVERAGED, AVERAGED_STATISTICS, OPTIMIZER, STATE)
 PARTS = (*CONTENT, MARKER)

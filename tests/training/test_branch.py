@@ -16,7 +16,7 @@ from support.running import metrics, story, train
 
 from cifar_dist import checkpoint
 from cifar_dist.data.pack import pack
-from cifar_dist.files import read_json
+from cifar_dist.files.reading import read_json
 from cifar_dist.launch.typed_command import VARIABLE
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.listing import describe

@@ -13,7 +13,8 @@ from support.running import metrics, story
 from cifar_dist import checkpoint
 from cifar_dist.config import ScheduleConfig
 from cifar_dist.config.schedule import ConstantConfig, RestartsConfig, StepConfig, TriangularConfig, WSDConfig
-from cifar_dist.files import changed_files, read_json
+from cifar_dist.files.checksums import changed_files
+from cifar_dist.files.reading import read_json
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.listing import describe, table
 from cifar_dist.step_folder import step_of

@@ -20,7 +20,7 @@ from cifar_dist.checkpoint import Averaged, Tensors, TrainState, inventory, mark
 from cifar_dist.checkpoint.inventory import inspect
 from cifar_dist.checkpoint.marker import OPTIMIZER, WEIGHTS
 from cifar_dist.errors import UserError
-from cifar_dist.files import sha256
+from cifar_dist.files.checksums import sha256
 from cifar_dist.step_folder import step_of
 
 

@@ -1,0 +1,41 @@
+"""Files that others may have written: JSON that may be damaged, tensors, names that are no text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def is_utf8(name: str) -> bool:
+    """Whether the name of a file is UTF-8. Python accepts any bytes as a name, but no text file can hold this one."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def load_safetensors(path: Path) -> dict[str, Tensor]:
+    """Load a file of safetensors, whose library takes no path that is not UTF-8.
+
+    Raises:
+        SafetensorError: the file is damaged or not of this format.
+        OSError: it cannot be read.
+    """
+    from safetensors.torch import load, load_file
+
+    tensors: dict[str, Tensor] = load_file(path) if is_utf8(str(path)) else load(path.read_bytes())
+    return tensors
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; empty where it is missing or damaged: a table shows what exists."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
