@@ -4,9 +4,9 @@
 
 Ours takes a batch from the data, augments it, computes the targets, trains in the precision of the recipe or of
 --precision, and measures losses and predictions. The bare loop is what one would write first: forward pass,
-cross-entropy, backward pass and update, always on the same batch, which is augmented already. So a ratio of 1 means
-that data, augmentation and measurements cost nothing. The two take turns, step by step, with two copies of one network
-in one process.
+cross-entropy, backward pass and update, always on the same batch, which is augmented already. It trains in the same
+precision, but has no 8-bit convolutions. So a ratio of 1 means that data, augmentation and measurements cost nothing.
+The two take turns, step by step, with two copies of one network in one process.
 """
 
 from __future__ import annotations
@@ -42,10 +42,9 @@ def seconds(step: Callable[[], object], device: torch.device) -> float:
 def bare_step(setup: TrainingSetup, engine: Engine) -> Callable[[], object]:
     """Return a step of the bare loop, which trains the network of ``setup`` without the trainer."""
     model, optimizer, train = setup.module, setup.optimizer, setup.config.train
-    device, label = engine.ranks.device, engine.precision.label
+    device, lower = engine.ranks.device, engine.precision.autocast
     batch = next(setup.batches.epoch(0))[0]
     images, targets = setup.mix(batch, 0)
-    lower = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(label)
 
     def step() -> None:
         with torch.autocast(device.type, lower, enabled=lower is not None):
