@@ -11,7 +11,7 @@ a ReLU, or to win in another max-pool.
 from __future__ import annotations
 
 import sys
-import time
+from functools import partial
 from typing import Literal
 
 import torch
@@ -20,6 +20,7 @@ from comparison import record, take_turns
 from torch import Tensor, nn
 
 from cifar_dist.config import ModelConfig
+from cifar_dist.distributed.device_time import time_on
 from cifar_dist.models import build_for
 
 BATCH = 64
@@ -34,16 +35,10 @@ def network(conv: Literal["torch", "handmade"], device: torch.device) -> nn.Modu
     return build_for(ModelConfig(name="custom-resnet", conv=conv), shape=SHAPE, classes=10).to(device)
 
 
-def step(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Seconds of one forward and one backward pass; the gradients stay, to be compared."""
+def compute_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Do one forward and one backward pass."""
     model.zero_grad()
-    if images.is_cuda:
-        torch.cuda.synchronize()
-    begin = time.perf_counter()
     F.cross_entropy(model(images), labels).backward()
-    if images.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
 
 
 def require_equal_gradients(images: Tensor, labels: Tensor) -> None:
@@ -58,7 +53,7 @@ def require_equal_gradients(images: Tensor, labels: Tensor) -> None:
     """
     both = [network(conv, images.device).double() for conv in ("handmade", "torch")]
     for model in both:
-        step(model, images, labels)
+        compute_gradients(model, images, labels)
     for (name, ours), theirs in zip(both[0].named_parameters(), both[1].parameters(), strict=True):
         assert ours.grad is not None
         assert theirs.grad is not None
@@ -77,8 +72,8 @@ def main() -> None:
         f"a step of custom-resnet with handmade convolutions, {BATCH} images",
         "torch's convolutions",
         "s",
-        lambda: step(ours, images, labels),
-        lambda: step(theirs, images, labels),
+        lambda: time_on(device, partial(compute_gradients, ours, images, labels)),
+        lambda: time_on(device, partial(compute_gradients, theirs, images, labels)),
         STEPS,
     )
     record(__file__, [comparison])

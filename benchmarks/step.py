@@ -12,7 +12,6 @@ The two take turns, step by step, with two copies of one network in one process.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 
 import torch
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from comparison import Comparison, record, take_turns
 
 from cifar_dist import recipe
+from cifar_dist.distributed.device_time import time_on
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.process_exit import exit_with
@@ -28,15 +28,6 @@ from cifar_dist.training.setup import TrainingSetup, build_setup
 
 RECIPES = ("speedrun-94", "resnet18", "custom-resnet", "se-resnet-randaugment")
 PEER = "a bare loop"
-
-
-def seconds(step: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of one step, up to the last kernel of the device."""
-    begin = time.perf_counter()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - begin
 
 
 def bare_step(setup: TrainingSetup, engine: Engine) -> Callable[[], object]:
@@ -73,8 +64,8 @@ def compare(name: str, settings: list[str], turns: int) -> Comparison:
             what,
             PEER,
             "s",
-            lambda: seconds(lambda: next(training), device),
-            lambda: seconds(theirs, device),
+            lambda: time_on(device, lambda: next(training)),
+            lambda: time_on(device, theirs),
             turns,
         )
 

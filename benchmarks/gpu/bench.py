@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cifar_dist.exit_codes import EXIT_REQUEUE
 from cifar_dist.formatting import percent
 from gpu import processes
 
 ROOT = Path(__file__).parents[2]
-STOPPED = 75  # exit code of a run that saved and asks to be run again
 CUDA_GRAPHS = {"TORCHINDUCTOR_CUDAGRAPH_OR_ERROR": "1"}
 """Environment of a command that fails where torch cannot record a CUDA graph, of which it only warns by default."""
 _FACTS = """
@@ -200,7 +200,7 @@ class Bench:
         if ended.limited and by_budget:
             raise (
                 UnfinishedError("stopped by the budget")
-                if ended.code == STOPPED
+                if ended.code == EXIT_REQUEUE
                 else SkippedError("out of time while it ran")
             )
         took = f"took longer than {self.limit:.0f} s; " if ended.limited else ""

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from gpu.bench import CUDA_GRAPHS, ROOT, STOPPED, Bench, FailedError, Machine, SkippedError, final_accuracy, launched
+from cifar_dist.exit_codes import EXIT_REQUEUE
+from gpu.bench import CUDA_GRAPHS, ROOT, Bench, FailedError, Machine, SkippedError, final_accuracy, launched
 from gpu.signal_to_rank import SOME_STEPS, SignalToRank, records
 
 _SHARED = {"NCCL_MULTI_RANK_GPU_ENABLE": "1"}
@@ -112,7 +113,7 @@ def fsdp_to_ddp(bench: Bench) -> str:
     config, ranks = _several_ranks(bench.machine)
     run = bench.runs / "fsdp-to-ddp"
     stop = SignalToRank(run, ranks - 1, signal.SIGTERM)
-    _train_demo(bench, run.name, *_EACH_STEP, config="fsdp", processes=ranks, until=stop, code=STOPPED)
+    _train_demo(bench, run.name, *_EACH_STEP, config="fsdp", processes=ranks, until=stop, code=EXIT_REQUEUE)
     _train_demo(bench, run.name, *_EACH_STEP, config=config, processes=ranks - 1)
     events = map(json.loads, (run / "timeline.jsonl").read_text("utf-8").splitlines())
     resumed = next((event for event in events if event["kind"] == "resumed"), None)

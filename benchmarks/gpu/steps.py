@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 
 from cifar_dist import recipe
+from cifar_dist.distributed.device_time import time_on
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.process_exit import exit_with
 from cifar_dist.training.learner import Learner
@@ -27,17 +28,8 @@ _SETTLE = 5.0  # seconds
 
 def milliseconds(work: Callable[[], object], count: int, device: torch.device) -> float:
     """Milliseconds of one call, the mean of ``count``."""
-
-    def repeat(times: int) -> None:
-        for _ in range(times):
-            work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    repeat(max(1, count // 5))
-    begin = time.perf_counter()
-    repeat(count)
-    return 1000 * (time.perf_counter() - begin) / count
+    time_on(device, work, max(1, count // 5))
+    return 1000 * time_on(device, work, count)
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from gpu import bench, processes
-from gpu.bench import STOPPED, Bench, FailedError, Machine, SkippedError
+from gpu.bench import Bench, FailedError, Machine, SkippedError
 from gpu.items import ITEMS
 from gpu.measurements import time_peer
 from gpu.record import Record
@@ -19,6 +19,8 @@ from gpu.schedule import run_items
 from gpu.signal_to_rank import SignalToRank
 from gpu.speedrun import measured
 from support.running import PATIENCE
+
+from cifar_dist.exit_codes import EXIT_REQUEUE
 
 MACHINE = Machine("CPU", 0, (), "2", "3")
 
@@ -70,7 +72,7 @@ def test_a_rank_receives_a_signal_once_its_run_trains_and_the_job_must_end_withi
         work = f"import signal, sys, time; signal.signal(signal.SIGTERM, {on_term}); "
         work += f"open({str(run / 'metrics.jsonl')!r}, 'w').write(6 * '{{}}\\n'); time.sleep(1000)"
         stop = SignalToRank(run, 1, signal.SIGTERM)
-        job.python("-Sc", work, "--run.name", run.name, env={"RANK": "1"}, until=stop, code=STOPPED)
+        job.python("-Sc", work, "--run.name", run.name, env={"RANK": "1"}, until=stop, code=EXIT_REQUEUE)
 
     train("lambda *_: sys.exit(75)")
     with pytest.raises(FailedError, match=r"^exit code 3: "):
