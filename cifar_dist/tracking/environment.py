@@ -21,7 +21,6 @@ from cifar_dist.config import Config
 from cifar_dist.cpu.load import usable_cores
 from cifar_dist.files.atomic import write_atomic
 from cifar_dist.files.reading import read_json
-from cifar_dist.formatting import counted
 from cifar_dist.launch.launched import is_continuation, machine_name
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.timeline import utc
@@ -197,68 +196,6 @@ def _numerics(description: Mapping[str, object], device: str) -> dict[str, str]:
         "cpu": description.get("cpu") if device == "cpu" else "",
     }
     return {key: value for key, value in found.items() if isinstance(value, str) and value}
-
-
-def change_of_numerics(path: Path, device: str, steps: int) -> str:
-    """Say that a resumed run has another device, commit or version than its ``environment.json``; empty if it has not.
-
-    Args:
-        path: the ``environment.json``.
-        device: of the run from here on.
-        steps: done before.
-    """
-    then = {"device": read_facts(path).device} | read_numerics(path)
-    now = {"device": device} | describe_numerics(device)
-    changes = [f"{key} {then[key]} -> {now[key]}" for key in now if then.get(key) and then[key] != now[key]]
-    return f"changed since the {steps} steps done: {', '.join(changes)}" if steps and changes else ""
-
-
-def change_of_arithmetic(path: Path, now: str, steps: int) -> str:
-    """Say that a resumed run computes in another precision than its ``environment.json`` has; empty if it does not.
-
-    Args:
-        path: the ``environment.json``.
-        now: what the run computes in from here on, as ``bf16``.
-        steps: done before.
-    """
-    before = read_facts(path).precision
-    if not steps or before in ("", now):
-        return ""
-    return f"the {steps} steps done were computed in {before}; it continues in {now}"
-
-
-def change_of_processes(path: Path, config: Config, now: int, steps: int) -> str:
-    """Say that a resumed run has another number of processes than its ``environment.json``, if that changes its bits.
-
-    Args:
-        path: the ``environment.json``.
-        config: of the run; with ``train.parts`` the number changes nothing.
-        now: processes of the run from here on, which add gradients up in their own order.
-        steps: done before.
-    """
-    before = read_facts(path).processes
-    if not steps or config.train.parts or before in (0, now):
-        return ""
-    on = f"{now} processes" if now > 1 else "1 process"
-    return f"the {steps} steps done were computed on {before}, and it continues on {on}, which rounds differently"
-
-
-def change_of_threads(path: Path, config: Config, now: RunFacts, steps: int) -> str:
-    """Say that a resumed run has another number of CPU threads than its ``environment.json``; empty if it has not.
-
-    Args:
-        path: the ``environment.json``.
-        config: of the run; without ``train.parts``, another number of processes is what to say, and no threads.
-        now: of the run from here on.
-        steps: done before.
-    """
-    before = recorded_threads(path, config, now.processes)
-    if not steps or 0 in (before, now.threads) or before == now.threads:
-        return ""
-    return (
-        f"the {steps} steps done were computed with {counted(before, 'thread')} in each process, and it continues with "
-        f"{now.threads}, which rounds differently; --train.threads {before} keeps the bits"
-    )
 
 
 def recorded_threads(path: Path, config: Config, processes: int) -> int:

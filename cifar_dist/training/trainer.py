@@ -33,12 +33,7 @@ from cifar_dist.files.checksums import write_sums
 from cifar_dist.formatting import list_some
 from cifar_dist.run_folder import FINAL, EvaluationSummary, RunFolder
 from cifar_dist.tracking import metrics, timeline
-from cifar_dist.tracking.environment import (
-    change_of_arithmetic,
-    change_of_numerics,
-    change_of_processes,
-    change_of_threads,
-)
+from cifar_dist.tracking.change_of_job import change_of_numerics, rounding_notes
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirrors import MakeMirror, wanted_mirrors
 from cifar_dist.tracking.timeline import Status
@@ -442,9 +437,7 @@ class Trainer:
         change = change_of_numerics(self.folder.environment, self.engine.device_name, self.step)
         notes = [
             *notes,
-            change_of_arithmetic(self.folder.environment, self.engine.arithmetic, self.step),
-            change_of_processes(self.folder.environment, self.config, self.ranks.world_size, self.step),
-            change_of_threads(self.folder.environment, self.config, facts, self.step),
+            *rounding_notes(self.folder.environment, self.config, facts, self.step),
             self.engine.precision.advice,
             padding_note(self.config, self.ranks.world_size),
             parts_note(self.config, self.ranks.device.type),

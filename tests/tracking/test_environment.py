@@ -14,7 +14,6 @@ from support.recorded import FACTS
 from cifar_dist.tracking import environment
 from cifar_dist.tracking.environment import (
     RECORDED,
-    change_of_numerics,
     describe_numerics,
     read_facts,
     read_numerics,
@@ -73,12 +72,8 @@ def test_what_rounds_differently_is_read_as_far_as_it_is_known(tmp_path: Path, d
     assert {"torch", "cifar-dist", "cpu"} <= read_numerics(path).keys()
     write_environment(path, replace(FACTS, device="cuda (NVIDIA A100)"))
     assert "cpu" not in read_numerics(path), "which computes nothing there"
-    assert change_of_numerics(path, "cuda (NVIDIA H200)", 0) == ""
-    changed = change_of_numerics(path, "cuda (NVIDIA H200)", 5)
-    assert changed == "changed since the 5 steps done: device cuda (NVIDIA A100) -> cuda (NVIDIA H200)"
     path.write_text(damage)
     assert read_numerics(path) == {}
-    assert change_of_numerics(path, "cpu", 5) == ""
 
 
 def test_the_commit_of_a_project_around_an_installation_is_not_this_program_s(

@@ -1,0 +1,51 @@
+"""How a job that resumes a run computes otherwise than the job before it, whose ``environment.json`` the run has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cifar_dist.config import Config
+from cifar_dist.formatting import counted
+from cifar_dist.tracking.environment import describe_numerics, read_facts, read_numerics, recorded_threads
+from cifar_dist.tracking.facts import RunFacts
+
+
+def change_of_numerics(path: Path, device: str, steps: int) -> str:
+    """Say that a resumed run has another device, commit or version than its ``environment.json``; empty if it has not.
+
+    Args:
+        path: the ``environment.json``.
+        device: of the run from here on.
+        steps: done before.
+    """
+    then = {"device": read_facts(path).device} | read_numerics(path)
+    now = {"device": device} | describe_numerics(device)
+    changes = [f"{key} {then[key]} -> {now[key]}" for key in now if then.get(key) and then[key] != now[key]]
+    return f"changed since the {steps} steps done: {', '.join(changes)}" if steps and changes else ""
+
+
+def rounding_notes(path: Path, config: Config, now: RunFacts, steps: int) -> list[str]:
+    """Say in which of precision, processes and threads a resumed run differs from its ``environment.json``.
+
+    Args:
+        path: the ``environment.json``.
+        config: of the run; with ``train.parts`` another number of processes changes nothing, and without, that is what
+            to say, and no threads.
+        now: of the run from here on.
+        steps: done before.
+    """
+    if not steps:
+        return []
+    before, threads = read_facts(path), recorded_threads(path, config, now.processes)
+    done, notes = f"the {steps} steps done were computed", list[str]()
+    if before.precision not in ("", now.precision):
+        notes.append(f"{done} in {before.precision}; it continues in {now.precision}")
+    if not config.train.parts and before.processes not in (0, now.processes):
+        on = f"{now.processes} processes" if now.processes > 1 else "1 process"
+        notes.append(f"{done} on {before.processes}, and it continues on {on}, which rounds differently")
+    if now.threads and threads not in (0, now.threads):
+        notes.append(
+            f"{done} with {counted(threads, 'thread')} in each process, and it continues with {now.threads}, which "
+            f"rounds differently; --train.threads {threads} keeps the bits"
+        )
+    return notes
