@@ -186,6 +186,11 @@ class Engine(ABC):
         return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
     @property
+    def cpu_threads(self) -> int:
+        """The threads that a process computes with on a CPU; 0 on a GPU."""
+        return torch.get_num_threads() if self.ranks.device.type == "cpu" else 0
+
+    @property
     def arithmetic(self) -> str:
         """What a process computes in, for a reader."""
         return describe_arithmetic(self._config.train, self.precision.label, cpu=self.ranks.device.type == "cpu")

@@ -29,7 +29,7 @@ from cifar_dist.terminal.progress import Advance, Show
 from cifar_dist.tracking.environment import describe
 from cifar_dist.tracking.metrics import Record, read
 from cifar_dist.tracking.timeline import utc
-from cifar_dist.training.replay import Recomputation, check_data, recorded_steps, same_numbers, starting_points
+from cifar_dist.training.recomputation import Recomputation, check_data, recorded_steps, same_numbers, starting_points
 
 _MOST_STEPS = 100  # of a stretch; a longer one ends before the next checkpoint
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.training.setup import TrainingSetup
@@ -28,5 +26,5 @@ def facts_of(setup: TrainingSetup, engine: Engine, val_samples: int) -> RunFacts
         steps_per_epoch=setup.steps_per_epoch,
         epochs=config.train.epochs,
         max_steps=config.train.max_steps,
-        threads=torch.get_num_threads() if ranks.device.type == "cpu" else 0,
+        threads=engine.cpu_threads,
     )

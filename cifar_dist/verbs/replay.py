@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from cifar_dist.distributed.engine import Engine
     from cifar_dist.run_folder import RunFolder
     from cifar_dist.training.certificate import Stretch
-    from cifar_dist.training.replay import JobDifferences, Replay
+    from cifar_dist.training.job_differences import JobDifferences
+    from cifar_dist.training.replay import Replay
 
 HELP = "recompute a step of a run, to inspect it or to certify the run"
 COLLECTIVE = True
@@ -122,7 +123,8 @@ def _recorded_config(folder: RunFolder, data: Path | None) -> Config:
 
 def _recompute_step(arguments: argparse.Namespace, config: Config, engine: Engine, folder: RunFolder) -> _Result:
     with loading():
-        from cifar_dist.training.replay import differences, replay_step
+        from cifar_dist.training.job_differences import differences
+        from cifar_dist.training.replay import replay_step
 
     replayed = replay_step(config, engine, folder, arguments.step, _shown_by(engine))
     path = engine.ranks.run_on_main(lambda: _write(replayed, folder, arguments.rank))
@@ -133,7 +135,7 @@ def _recompute_step(arguments: argparse.Namespace, config: Config, engine: Engin
 def _recompute_stretches(arguments: argparse.Namespace, config: Config, engine: Engine, folder: RunFolder) -> _Result:
     with loading():
         from cifar_dist.training.certificate import certify, write_certificate
-        from cifar_dist.training.replay import differences
+        from cifar_dist.training.job_differences import differences
 
     drawn = random.SystemRandom().randrange(2**31) if arguments.seed is None else arguments.seed
     seed = engine.ranks.run_on_main(lambda: drawn)
@@ -193,7 +195,7 @@ def _write(replayed: Replay, folder: RunFolder, rank: int | None) -> Path:
 
 
 def _describe_step(replayed: Replay, path: Path) -> list[str]:
-    from cifar_dist.training.replay import different_numbers
+    from cifar_dist.training.recomputation import different_numbers
 
     record, recorded = replayed.record, replayed.recorded
     different = different_numbers(record, recorded)

@@ -24,7 +24,7 @@ from cifar_dist.tracking import timeline
 from cifar_dist.tracking.environment import describe_numerics
 from cifar_dist.training import certificate
 from cifar_dist.training.certificate import Stretch
-from cifar_dist.training.replay import JobDifferences, differences
+from cifar_dist.training.job_differences import JobDifferences, differences
 from cifar_dist.verbs.replay import _recompute_stretches, _recorded_config
 
 PROCESSES = 2
