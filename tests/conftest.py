@@ -15,6 +15,7 @@ from support.clock import Clock
 from support.running import ROOT
 
 from cifar_dist.cpu.openmp import shorten_openmp_spin
+from cifar_dist.launch.gpu_devices import count_gpus
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -37,7 +38,7 @@ _DATA = [os.environ.get("CIFAR_DIST_TEST_DATA"), ROOT.parent / "shared" / "data"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hide a machine's GPUs, unless the tests that need one are chosen: all others test what a CPU computes."""
-    if config.getoption("markexpr") != "gpu" and any(Path("/dev").glob("nvidia[0-9]*")):
+    if config.getoption("markexpr") != "gpu" and count_gpus():
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 
 from cifar_dist.cpu import instructions
+from cifar_dist.distributed.gpu_checks import own_gpu
 from cifar_dist.errors import UserError
-from cifar_dist.launch.launched import local_rank
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,3 @@ def is_bf16_fast(*, cpu: bool) -> bool:
         with torch.cuda.device(own_gpu()):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return instructions.is_bf16_fast()
-
-
-def own_gpu() -> int:
-    """Return the number of the GPU that Accelerate will give this process."""
-    return local_rank() % torch.cuda.device_count()

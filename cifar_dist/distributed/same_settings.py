@@ -13,7 +13,7 @@ import torch
 from cifar_dist.config import Config, OptimConfig
 from cifar_dist.config.optim import MuonConfig
 from cifar_dist.config.settings import settings_of
-from cifar_dist.distributed.launch_checks import why_on_cpu
+from cifar_dist.distributed.gpu_checks import why_on_cpu
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.errors import MachineError, UserError
 from cifar_dist.launch.launched import machine_name

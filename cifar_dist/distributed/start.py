@@ -21,13 +21,8 @@ from cifar_dist.distributed.deepspeed_zero import DeepSpeedZero, DeepSpeedZero3
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.fixed_parts import FixedParts
 from cifar_dist.distributed.fully_sharded import FullySharded
-from cifar_dist.distributed.launch_checks import (
-    check_cpu_is_used,
-    check_gpus,
-    check_launch,
-    check_own_gpu,
-    describe_unused_gpu,
-)
+from cifar_dist.distributed.gpu_checks import check_gpus, check_own_gpu, describe_unused_gpu
+from cifar_dist.distributed.launch_checks import check_cpu_is_used, check_launch
 from cifar_dist.distributed.launcher_settings import check_launcher_settings
 from cifar_dist.distributed.out_of_memory import describe_preparation, explained
 from cifar_dist.distributed.ranks import Ranks

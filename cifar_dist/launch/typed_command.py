@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from cifar_dist.errors import quoted
+from cifar_dist.launch.gpu_devices import count_gpus
 from cifar_dist.launch.launched import launched_processes, parent_command
 
 VARIABLE = "CIFAR_DIST_COMMAND"
@@ -71,7 +72,7 @@ def command_with_ddp() -> str:
     """Return what to do to start this job with DDP, instead of the launch config that it has."""
     if not os.environ.get(VARIABLE) and SLURM_CONFIG in os.environ:
         return f"set {SLURM_CONFIG}=ddp, or {SLURM_CONFIG}=cpu without GPUs"
-    return _command_with("ddp" if any(Path("/dev").glob("nvidia[0-9]*")) else "cpu")
+    return _command_with("ddp" if count_gpus() else "cpu")
 
 
 def command_with_cpu() -> str:

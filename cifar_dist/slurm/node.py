@@ -10,11 +10,11 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from cifar_dist.errors import UserError
 from cifar_dist.launch.agent import run_launcher
 from cifar_dist.launch.configs import find_config
+from cifar_dist.launch.gpu_devices import count_gpus
 from cifar_dist.launch.joining import JOB_PORTS
 from cifar_dist.launch.launched import machine_name
 from cifar_dist.launch.typed_command import SLURM_CONFIG, SLURM_PROCESSES, VARIABLE
@@ -25,7 +25,6 @@ MIN_NODES = "CIFAR_DIST_MIN_NODES"
 """Environment variable of a job that continues on the nodes left when others are lost: their least number."""
 
 _GPUS = "SLURM_GPUS_ON_NODE"
-_DEVICES = Path("/dev")
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def first_host(nodelist: str) -> str:
 
 def describe_unused_gpus(variables: Mapping[str, str]) -> str:
     """Return a warning where the node has GPUs that the job neither asked for nor declined; empty elsewhere."""
-    gpus = len(list(_DEVICES.glob("nvidia[0-9]*")))
+    gpus = count_gpus()
     if not gpus or variables.get(_GPUS) or variables.get(SLURM_CONFIG):
         return ""
     number = "a GPU" if gpus == 1 else f"{gpus} GPUs"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cifar_dist.launch import typed_command
+from cifar_dist.launch.gpu_devices import count_gpus
 from cifar_dist.launch.typed_command import (
     VARIABLE,
     command_for_recipes,
@@ -138,7 +139,7 @@ def test_an_engine_is_replaced_by_ddp(
     monkeypatch.setattr(sys, "argv", ["cifar-dist", *typed.split()])
     if passed is not None:
         monkeypatch.setenv(VARIABLE, passed)
-    ddp = "ddp" if list(Path("/dev").glob("nvidia[0-9]*")) else "cpu"
+    ddp = "ddp" if count_gpus() else "cpu"
     assert command_with_ddp() == f"use: {command.replace('DDP', ddp)} demo --train.parts 4"
 
 

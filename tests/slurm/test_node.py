@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from support.running import ROOT, spawn
 from cifar_dist import recipe
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import GRACE_SECONDS
+from cifar_dist.launch.gpu_devices import count_gpus
 from cifar_dist.launch.typed_command import VARIABLE
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.slurm.job_output import describe_attempt
@@ -265,7 +267,7 @@ def test_a_node_with_gpus_that_the_job_did_not_ask_for_says_so(
 ) -> None:
     for name in ("nvidiactl", "nvidia-uvm", *(f"nvidia{index}" for index in range(gpus))):
         (tmp_path / name).touch()
-    monkeypatch.setattr("cifar_dist.slurm.node._DEVICES", tmp_path)
+    monkeypatch.setattr("cifar_dist.slurm.node.count_gpus", partial(count_gpus, tmp_path))
     monkeypatch.setattr("cifar_dist.slurm.node.run_launcher", lambda config, options, job: 0)
     monkeypatch.setenv(VARIABLE, "")  # run_node sets it
     own = {name: value for name, value in SECOND_OF_TWO.items() if name != "SLURM_GPUS_ON_NODE"}
