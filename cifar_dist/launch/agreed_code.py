@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cifar_dist.exit_codes import (
     EXIT_BAD_INPUT,
@@ -15,6 +16,9 @@ from cifar_dist.exit_codes import (
     how_it_ended,
 )
 from cifar_dist.terminal.notice import notice
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 AGREED = (EXIT_REQUEUE, EXIT_BAD_INPUT, EXIT_IN_USE, EXIT_STALLED, EXIT_DIFFERS)
 """Exit codes on which the ranks of a job agree; the first of them stands for all."""
@@ -35,20 +39,32 @@ class Failure:
     timestamp: int = 0
 
 
+def failures_of(found: Mapping[int, ProcessFailure]) -> list[Failure]:
+    """Return the failures of ranks that torchrun found, in its order."""
+    return [Failure(f"rank {rank}", failure.exitcode, failure.timestamp) for rank, failure in found.items()]
+
+
+def without_stopped(failures: Sequence[Failure]) -> list[Failure]:
+    """Leave out ranks that ended with 75, unless one of them was the first.
+
+    A rank that still waits for the others ends so on torchrun's TERM, and not because the ranks agreed on it.
+    """
+    stopped_first = min(failures, key=lambda failure: failure.timestamp).code == EXIT_REQUEUE
+    return [failure for failure in failures if stopped_first or failure.code != EXIT_REQUEUE]
+
+
 def agreed_code(failures: Sequence[Failure]) -> int:
     """Return the exit code of a job, from how its ranks failed, and report which of them failed first.
 
     Ranks agree on 75 once the checkpoint is complete, on 2 and 69 before any work, on 3 after all of it, and on 124
     when one of them does not answer any more, so one such code stands for all. Otherwise the first failure is the
     cause. The others are its effects: ranks lose their connection to the one that failed, and torchrun ends those that
-    are left with TERM and, 30 seconds later, KILL. A rank that still waits for the others ends with 75 on that TERM,
-    which is not what the ranks agreed on.
+    are left with TERM and, 30 seconds later, KILL.
 
     Args:
         failures: in the order in which torchrun noticed them.
     """
-    if min(failures, key=lambda failure: failure.timestamp).code != EXIT_REQUEUE:
-        failures = [failure for failure in failures if failure.code != EXIT_REQUEUE]
+    failures = without_stopped(failures)
     codes = {failure.code for failure in failures}
     for agreed in AGREED:
         if agreed in codes:

@@ -34,7 +34,7 @@ from torch.distributed.launcher import api as launcher
 
 from cifar_dist.errors import MachineError, first_line
 from cifar_dist.exit_codes import EXIT_REQUEUE, EXIT_STALLED, GRACE_SECONDS
-from cifar_dist.launch.agreed_code import AGREED
+from cifar_dist.launch.agreed_code import AGREED, failures_of, without_stopped
 from cifar_dist.launch.gpus import check_number_of_gpus
 from cifar_dist.launch.job import Job
 from cifar_dist.launch.launched import RESTARTED, machine_name
@@ -206,9 +206,7 @@ class ElasticAgent(LocalElasticAgent):
                 return RunResult(WorkerState.UNHEALTHY)
         if result.state != WorkerState.FAILED:
             return result
-        codes = {failure.exitcode for failure in result.failures.values()}
-        if min(result.failures.values(), key=lambda failure: failure.timestamp).exitcode != EXIT_REQUEUE:
-            codes.discard(EXIT_REQUEUE)  # the answer of the others to torchrun's TERM, as agreed_code() has it
+        codes = {failure.code for failure in without_stopped(failures_of(result.failures))}
         if EXIT_REQUEUE in codes and worker_group.spec.rdzv_handler.num_nodes_waiting() > 0:
             return RunResult(WorkerState.HEALTHY)  # they stopped for a machine that joins
         self._stop_signal = signal.SIGTERM

@@ -17,7 +17,7 @@ from typing import NoReturn
 from cifar_dist.errors import JoinTimeoutError, UserError
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE
 from cifar_dist.files.checkout import CHECKOUT
-from cifar_dist.launch.agreed_code import Failure, agreed_code
+from cifar_dist.launch.agreed_code import Failure, agreed_code, failures_of
 from cifar_dist.launch.job import Job
 from cifar_dist.launch.joining import join_machines
 from cifar_dist.launch.options import LaunchRequest
@@ -71,8 +71,7 @@ def launch_ranks(words: Sequence[str], asked: LaunchRequest, job: Job, forwarded
     try:
         launch_command(arguments)
     except ChildFailedError as error:
-        failures = error.failures.items()
-        return agreed_code([Failure(f"rank {rank}", found.exitcode, found.timestamp) for rank, found in failures])
+        return agreed_code(failures_of(error.failures))
     except subprocess.CalledProcessError as error:
         return agreed_code([Failure("the process", error.returncode)])
     except RendezvousError as error:
