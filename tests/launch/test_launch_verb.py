@@ -72,6 +72,9 @@ def test_an_evaluation_ends_on_request(digits: Path, tmp_path: Path, forked: dic
     ("words", "says"),
     [
         (["cpu", "pack", "digits", "out"], "pack runs in one process; use: cifar-dist pack digits out"),
+        ([], "name a config; configs: cpu ddp fsdp single zero1 zero2 zero2-offload zero3; usage: cifar-dist launch "),
+        (["cup", "demo"], "launch/cup.yaml does not exist; configs: cpu ddp fsdp"),
+        (["cpu"], "name a recipe; usage: cifar-dist launch CONFIG"),
         (["demo"], "name a config before the recipe: cifar-dist launch cpu demo; configs: cpu ddp fsdp"),
         (["cpu", "launch", "cpu", "demo"], "launch runs in one process"),
         (["cpu", "--multi_gpu", "demo"], "'--multi_gpu' is what CONFIG chooses; use: cifar-dist launch ddp RECIPE"),

@@ -134,6 +134,19 @@ def test_a_job_is_refused_for_a_signal_that_the_command_line_cannot_have_changed
     assert bool(re.match(warning, warned)) is (refused is False), warned
 
 
+def test_a_job_is_refused_that_run_max_time_stops_at_its_start(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_START_TIME": "1000", "SLURM_JOB_END_TIME": "1060"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"^the job's time limit .* leaves .*: run\.max_time auto stops the run 120 s"):
+        check_job([str(tiny), "--run.max_time=auto"], {**job, "SBATCH_SIGNAL": "USR1@20"})
+
+
+def test_a_job_without_a_recipe_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^name a recipe: one that cifar-dist recipes lists, or the path of a \.toml$"):
+        check_job([], {"SLURM_JOB_ID": "7"})
+
+
 def test_a_later_attempt_resumes_what_the_first_one_began(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The recipe is edited for the next job, while this one waits to be requeued."""
     words = [str(tiny), "--run.fresh", "--run.name=it", "--train.epochs", "4"]
