@@ -14,10 +14,8 @@ from torch import Tensor, nn
 
 from cifar_dist.models.options import Probability, SizeOrZero
 from cifar_dist.models.pooling import GlobalMaxPool
-from cifar_dist.models.registry import register
 
 
-@register("custom-resnet")
 class CustomResNet(nn.Module):
     """Maps images, float [N, C, H, W] with H and W at least 8, to logits, float [N, classes].
 

@@ -12,10 +12,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from cifar_dist.models.pooling import GridAvgPool
-from cifar_dist.models.registry import register
 
 
-@register("preact-resnet18")
 def preact_resnet18(classes: int, channels: int) -> nn.Module:
     """Build pytorch-cifar's PreActResNet18: 11,171,146 parameters at 10 classes, and no final BN and ReLU."""
     return PreActResNet(classes, channels, stem=64, widths=(64, 128, 256, 512), blocks=2, final_norm=False)

@@ -1,11 +1,10 @@
 """The registry of networks: names, and builders whose keyword-only arguments are the model's options.
 
-A builder in this package is decorated::
+A builder is a function or a class::
 
-    @register("my-net")
     def my_net(classes: int, channels: int, *, widths: tuple[Size, ...] = (64, 128)) -> nn.Module: ...
 
-A builder from outside needs no decorator and may be a class: ``model.name`` is ``path/to/file.py:MyNet``.
+One in this package has a name in ``SHIPPED``; the name of one from outside is ``path/to/file.py:MyNet``.
 
 Torch is imported only when the first network is built, because ``--help`` lists the names.
 """
@@ -16,7 +15,7 @@ import contextlib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from cifar_dist.config import ModelConfig, OptionValue, plugins
 from cifar_dist.config.plugin_errors import describe_plugin_failure, describe_value
@@ -26,25 +25,22 @@ from cifar_dist.models import external
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# The module of this package that registers each shipped name.
+# The module of this package and the builder of each registered name.
 SHIPPED = {
-    "custom-resnet": "custom_resnet",
-    "preact-resnet18": "preact_resnet",
-    "resnet18": "resnet",
-    "resnet34": "resnet",
-    "resnet50": "resnet",
-    "se-resnet": "se_resnet",
-    "small-resnet": "small_resnet",
-    "speed-net": "speed_net",
-    "speed-net-96": "speed_net",
-    "tiny-cnn": "tiny_cnn",
-    "tiny-resnet": "small_resnet",
-    "wrn-16-8": "wide_resnet",
-    "wrn-28-10": "wide_resnet",
+    "custom-resnet": "custom_resnet:CustomResNet",
+    "preact-resnet18": "preact_resnet:preact_resnet18",
+    "resnet18": "resnet:resnet18",
+    "resnet34": "resnet:resnet34",
+    "resnet50": "resnet:resnet50",
+    "se-resnet": "se_resnet:se_resnet",
+    "small-resnet": "small_resnet:small_resnet",
+    "speed-net": "speed_net:speed_net",
+    "speed-net-96": "speed_net:speed_net_96",
+    "tiny-cnn": "tiny_cnn:TinyCNN",
+    "tiny-resnet": "small_resnet:tiny_resnet",
+    "wrn-16-8": "wide_resnet:wrn_16_8",
+    "wrn-28-10": "wide_resnet:wrn_28_10",
 }
-
-_Builder = TypeVar("_Builder", bound="Callable[..., nn.Module]")
-_builders: dict[str, Callable[..., nn.Module]] = {}
 
 
 @runtime_checkable
@@ -60,20 +56,9 @@ class DataInitialized(Protocol):
         """
 
 
-def register(name: str) -> Callable[[_Builder], _Builder]:
-    """Register the decorated ``builder(classes, channels, *, option=default, ...)`` as ``name``."""
-
-    def add(builder: _Builder) -> _Builder:
-        assert name not in _builders, f"two models are registered as {name}"
-        _builders[name] = builder
-        return builder
-
-    return add
-
-
 def names() -> list[str]:
     """List all registered names, sorted. Imports nothing."""
-    return sorted({*SHIPPED, *_builders})
+    return sorted(SHIPPED)
 
 
 def build(name: str, *, classes: int, channels: int = 3, options: Mapping[str, OptionValue]) -> nn.Module:
@@ -120,12 +105,12 @@ def builder_of(name: str) -> Callable[..., object]:
     """
     if plugins.is_spec(name):
         return _plugin(name)
-    if name not in _builders and name in SHIPPED:
-        importlib.import_module(f"cifar_dist.models.{SHIPPED[name]}")
-    if name not in _builders:
+    if name not in SHIPPED:
         known = [*names(), *(f"{prefix}NAME" for prefix in external.PREFIXES)]
         raise UserError(f"model.name: unknown model '{name}'; {nearest(name, known)}")
-    return _builders[name]
+    module, _, attribute = SHIPPED[name].partition(":")
+    builder: Callable[..., object] = getattr(importlib.import_module(f"cifar_dist.models.{module}"), attribute)
+    return builder
 
 
 def _plugin(name: str) -> Callable[..., object]:

@@ -12,26 +12,22 @@ from torch import Tensor, nn
 
 from cifar_dist.models.options import Size
 from cifar_dist.models.pooling import GridAvgPool
-from cifar_dist.models.registry import register
 
 Stem = Literal["imagenet", "cifar"]
 Blocks = tuple[Size, Size, Size, Size]
 """Number of blocks in each stage; fewer than the default for ablations."""
 
 
-@register("resnet18")
 def resnet18(classes: int, channels: int, *, stem: Stem = "imagenet", blocks: Blocks = (2, 2, 2, 2)) -> nn.Module:
     """Build ResNet-18: two basic blocks per stage."""
     return ResNet(classes, channels, _BasicBlock, blocks, stem=stem)
 
 
-@register("resnet34")
 def resnet34(classes: int, channels: int, *, stem: Stem = "imagenet", blocks: Blocks = (3, 4, 6, 3)) -> nn.Module:
     """Build ResNet-34: basic blocks, 21,797,672 parameters at 1000 classes."""
     return ResNet(classes, channels, _BasicBlock, blocks, stem=stem)
 
 
-@register("resnet50")
 def resnet50(classes: int, channels: int, *, stem: Stem = "imagenet", blocks: Blocks = (3, 4, 6, 3)) -> nn.Module:
     """Build ResNet-50: bottleneck blocks."""
     return ResNet(classes, channels, _Bottleneck, blocks, stem=stem)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from cifar_dist.models.options import Probability, Size
-from cifar_dist.models.registry import register
 from cifar_dist.models.small_resnet import SmallResNet
 
 
-@register("se-resnet")
 def se_resnet(
     classes: int,
     channels: int,

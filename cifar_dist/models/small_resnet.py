@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from cifar_dist.config.section import require
 from cifar_dist.models.options import Kernel, Probability, Size, SizeOrZero
 from cifar_dist.models.pooling import GridAvgPool
-from cifar_dist.models.registry import register
 
 _IMAGE_SIDE = 32  # the image size that ``pool`` refers to
 
 
-@register("small-resnet")
 def small_resnet(
     classes: int,
     channels: int,
@@ -51,7 +49,6 @@ def small_resnet(
     )
 
 
-@register("tiny-resnet")
 def tiny_resnet(classes: int, channels: int, *, widths: tuple[Size, ...] = (16, 32, 64)) -> nn.Module:
     """Build a demonstration network for the CPU: one block per stage, a stem of stride 2, 78 thousand parameters."""
     return SmallResNet(

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 from cifar_dist.cpu.conv2d import conv2d
 from cifar_dist.models.options import Factor, Share, Size, SizeOrZero
 from cifar_dist.models.pooling import GlobalMaxPool
-from cifar_dist.models.registry import register
 
 _WHITEN_KERNEL = 2
 _WHITEN_EPS = 5e-4
@@ -29,11 +29,10 @@ _IMAGES_PER_CHUNK, _PIXELS_PER_CHUNK = 256, 256 * 32**2  # bound the memory for 
 _LARGE_SIDE = 16  # of features whose last row and column cost less than their removal
 
 
-def _register(name: str, sides: tuple[int, int, int], *, residual: bool, norm_momentum: float) -> None:
-    """Register a network with default ``widths`` of its own."""
+def _builder(sides: tuple[int, int, int], *, residual: bool, norm_momentum: float) -> Callable[..., nn.Module]:
+    """Return the builder of a network whose ``widths`` are by default ``sides``."""
 
-    @register(name)
-    def speed_net(
+    def build(
         classes: int,
         channels: int,
         *,
@@ -61,9 +60,11 @@ def _register(name: str, sides: tuple[int, int, int], *, residual: bool, norm_mo
             whiten_directions=whiten_directions,
         )
 
+    return build
 
-_register("speed-net", (64, 256, 256), residual=False, norm_momentum=0.4)  # airbench94's
-_register("speed-net-96", (128, 384, 512), residual=True, norm_momentum=0.1)  # airbench96's
+
+speed_net = _builder((64, 256, 256), residual=False, norm_momentum=0.4)  # airbench94's
+speed_net_96 = _builder((128, 384, 512), residual=True, norm_momentum=0.1)  # airbench96's
 
 
 class SpeedNet(nn.Module):

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from cifar_dist.models.options import Probability
 from cifar_dist.models.pooling import GridAvgPool
-from cifar_dist.models.registry import register
 
 
-@register("tiny-cnn")
 class TinyCNN(nn.Module):
     """Maps images, float [N, C, H, W] of any size, to logits, float [N, classes]."""
 

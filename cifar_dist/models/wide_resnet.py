@@ -13,13 +13,11 @@ from torch import nn
 
 from cifar_dist.models.options import Probability
 from cifar_dist.models.preact_resnet import PreActResNet
-from cifar_dist.models.registry import register
 
 Depth = Annotated[int, Field(ge=10, le=1000)]
 Width = Annotated[int, Field(ge=1, le=64)]
 
 
-@register("wrn-28-10")
 def wrn_28_10(
     classes: int, channels: int, *, depth: Depth = 28, width: Width = 10, dropout: Probability = 0.0
 ) -> nn.Module:
@@ -27,7 +25,6 @@ def wrn_28_10(
     return _wide_resnet(classes, channels, depth, width, dropout)
 
 
-@register("wrn-16-8")
 def wrn_16_8(
     classes: int, channels: int, *, depth: Depth = 16, width: Width = 8, dropout: Probability = 0.0
 ) -> nn.Module:
