@@ -38,10 +38,8 @@ def read_image_folder(
     Raises:
         UserError: no images, an unknown layout, a corrupt image, or images of different sizes without ``size``.
     """
-    names, hidden = members.names, hidden_images(members)
-    if hidden and all(name.endswith("/") for name in names):
-        raise UserError(f"{path} contains only hidden images: {list_some(hidden)}; rename what begins with a dot")
-    layout = find_layout(path, names, skip_unusable=skip_unusable)
+    refuse_only_hidden(path, members)
+    layout = find_layout(path, members.names, skip_unusable=skip_unusable)
     images, classes = layout.images, layout.class_names
     changes: Counter[str] = Counter()
     pixels, unusable = _decode_all(path, images, size, changes, skip_unusable=skip_unusable, show=show)
@@ -59,7 +57,7 @@ def read_image_folder(
             splits[split] = labelled_split(pixels[of_rows], labels[of_rows], len(classes), str(path))
             paths[split] = tuple(images[row] for row in kept[of_rows])
     skipped = {images[row]: why for row, why in sorted(unusable.items())}
-    notes = [*note_guessed(path, members), *note_hidden(hidden), *_notes(skipped, changes, len(images))]
+    notes = [*note_guessed(path, members), *note_hidden(members), *_notes(skipped, changes, len(images))]
     return RawDataset(IMAGE_FOLDER, classes, splits, (*layout.notes, *notes), paths, layout.tables)
 
 
@@ -142,14 +140,21 @@ def decode_image(
         ) from None
 
 
-def hidden_images(members: Listing) -> list[str]:
-    """List the images that are not read because they are hidden."""
+def refuse_only_hidden(path: Path, members: Listing) -> None:
+    """Refuse a folder or archive in which all files are hidden, and some of them are images."""
+    hidden = _hidden_images(members)
+    if hidden and all(name.endswith("/") for name in members.names):
+        raise UserError(f"{path} contains only hidden images: {list_some(hidden)}; rename what begins with a dot")
+
+
+def note_hidden(members: Listing) -> list[str]:
+    """Note the images that are not read because they are hidden; no line without any."""
+    hidden = _hidden_images(members)
+    return [f"passed over hidden images: {list_some(hidden)}"] if hidden else []
+
+
+def _hidden_images(members: Listing) -> list[str]:
     return list(filter(is_image, members.hidden))
-
-
-def note_hidden(names: list[str]) -> list[str]:
-    """Note :func:`hidden_images`; no line without any."""
-    return [f"passed over hidden images: {list_some(names)}"] if names else []
 
 
 def _notes(skipped: Mapping[str, str], changes: Counter[str], total: int) -> list[str]:

@@ -4,41 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.config import Config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.wrapped_model import InferenceModel
+from cifar_dist.evaluation.checkpoint_ref import CheckpointRef
 from cifar_dist.evaluation.folder import write_evaluation
 from cifar_dist.evaluation.labels_csv import class_labels, sample_ids
 from cifar_dist.evaluation.split import Split
 from cifar_dist.run_folder import EvaluationSummary, RunFolder
 from cifar_dist.terminal.progress import Show, silent
-
-
-@dataclass(frozen=True)
-class CheckpointRef:
-    """The weights of a run that are evaluated.
-
-    Attributes:
-        files: one file, of safetensors or saved by torch, or its parts.
-        name: their name in folder names: ``final``, the checkpoint's, for example ``step-00000345``, with its run in
-            front if that is another one (``other-step-00000345``), or the file's.
-        step: optimizer steps done; None if unknown.
-        val_accuracy: fraction, as measured during training; None if it was not.
-    """
-
-    files: tuple[Path, ...]
-    name: str
-    step: int | None
-    val_accuracy: float | None
-
-    @property
-    def path(self) -> Path:
-        """The file of the weights, or the folder with its parts."""
-        return self.files[0] if len(self.files) == 1 else self.files[0].parent
 
 
 def evaluate(

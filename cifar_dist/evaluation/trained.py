@@ -18,7 +18,7 @@ from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.errors import UserError
-from cifar_dist.evaluation.evaluate import CheckpointRef
+from cifar_dist.evaluation.checkpoint_ref import CheckpointRef
 from cifar_dist.launch.launched import is_main_process
 from cifar_dist.models.pretrained import WEIGHT_SUFFIXES, read_weights
 from cifar_dist.run_folder import RunFolder

@@ -25,7 +25,8 @@ from cifar_dist.distributed.shared_path import check_shared
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.watchdog import Watchdog
 from cifar_dist.errors import StopRequested, TrainingFailedError, UserError, may_pass
-from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
+from cifar_dist.evaluation.checkpoint_ref import CheckpointRef
+from cifar_dist.evaluation.evaluate import evaluate
 from cifar_dist.evaluation.split import Split
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE, EXIT_STALLED
 from cifar_dist.files.atomic import folder_atomic

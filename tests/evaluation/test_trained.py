@@ -19,7 +19,8 @@ from cifar_dist.config import Config, ModelConfig, RunConfig, TrainConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.errors import UserError
-from cifar_dist.evaluation.evaluate import CheckpointRef, evaluate
+from cifar_dist.evaluation.checkpoint_ref import CheckpointRef
+from cifar_dist.evaluation.evaluate import evaluate
 from cifar_dist.evaluation.trained import Trained, agree_on_weights, load_model, open_trained
 from cifar_dist.run_folder import EvaluationFolder, RunFolder
 from cifar_dist.run_folder.settings import write_settings

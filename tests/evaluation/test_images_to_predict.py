@@ -20,10 +20,10 @@ from cifar_dist.data.image_files import MAX_SIDE
 from cifar_dist.data.index import index
 from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
-from cifar_dist.evaluation import predict_file
-from cifar_dist.evaluation.evaluate import CheckpointRef
-from cifar_dist.evaluation.predict_file import ImagesToPredict, open_images_to_predict
-from cifar_dist.evaluation.split import labels_as_trained
+from cifar_dist.evaluation import images_to_predict
+from cifar_dist.evaluation.checkpoint_ref import CheckpointRef
+from cifar_dist.evaluation.data_matching import labels_as_trained
+from cifar_dist.evaluation.images_to_predict import ImagesToPredict, open_images_to_predict
 from cifar_dist.evaluation.trained import Trained
 from cifar_dist.run_folder import RunFolder
 
@@ -171,7 +171,7 @@ def test_a_folder_that_changes_while_it_is_read_is_refused(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build.write_folder(tmp_path, images(2))
-    monkeypatch.setattr(predict_file, "decode_image", lambda *_, **__: np.zeros((SIDE, SIDE, 3), np.uint8))
+    monkeypatch.setattr(images_to_predict, "decode_image", lambda *_, **__: np.zeros((SIDE, SIDE, 3), np.uint8))
     monkeypatch.setattr(archives, "read_members", lambda *_: [("0.png", b"")])
     assert refusal(trained, tmp_path) == f"{tmp_path} changed while it was being read; run the command again"
 

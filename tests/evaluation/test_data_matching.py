@@ -10,7 +10,7 @@ from support.small_packed import small_packed
 
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
-from cifar_dist.evaluation.split import labels_as_trained
+from cifar_dist.evaluation.data_matching import labels_as_trained
 
 TRAINED = ("apple", "fig", "pear", "plum")
 
