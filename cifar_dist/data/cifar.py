@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.data.archives import read_members
+from cifar_dist.data.arrays import as_images, as_integers
 from cifar_dist.data.image_files import is_image
-from cifar_dist.data.raw import RawDataset, as_images, as_integers, labelled_split
+from cifar_dist.data.raw import RawDataset, labelled_split
 from cifar_dist.data.safe_pickle import read_pickle
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some

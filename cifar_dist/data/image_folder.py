@@ -14,7 +14,8 @@ from cifar_dist.data.image import FORMATS, decode_rgb, decoding_problem, note_ch
 from cifar_dist.data.image_files import SKIP_OPTION, is_image
 from cifar_dist.data.image_layout import find_layout
 from cifar_dist.data.memory import require_memory_for_images
-from cifar_dist.data.raw import IMAGE_FOLDER, SPLITS, RawDataset, RawSplit, labelled_split
+from cifar_dist.data.raw import IMAGE_FOLDER, RawDataset, RawSplit, labelled_split
+from cifar_dist.data.split_words import SPLITS
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some
 

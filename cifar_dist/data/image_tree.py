@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cifar_dist.data.raw import MEANT_WORDS, SPLIT_WORDS, SPLITS
+from cifar_dist.data.split_words import MEANT_WORDS, SPLIT_WORDS, SPLITS
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from cifar_dist.data.image_files import SKIP_OPTION
 from cifar_dist.data.image_tree import ImageTree, renaming
 from cifar_dist.data.label_files import label_tables, may_say_which
-from cifar_dist.data.raw import SPLIT_WORDS
+from cifar_dist.data.split_words import SPLIT_WORDS
 from cifar_dist.errors import quoted
 from cifar_dist.formatting import counted, it_or_them, list_some
 

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.data.archives import list_members, read_members
-from cifar_dist.data.raw import SPLITS, RawDataset, as_images, as_integers, labelled_split, planes_note, text_error
+from cifar_dist.data.arrays import as_images, as_integers, planes_note, text_error
+from cifar_dist.data.raw import RawDataset, labelled_split
+from cifar_dist.data.split_words import SPLITS
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some
 

@@ -24,9 +24,9 @@ from cifar_dist.data.image import Lossless, encode
 from cifar_dist.data.image_files import MAX_SIDE
 from cifar_dist.data.manifest import UNLABELLED, Manifest, Shard
 from cifar_dist.data.randomness import permutation
-from cifar_dist.data.raw import SPLITS
 from cifar_dist.data.sources import Source, open_source
 from cifar_dist.data.split import SplitPart, hold_out
+from cifar_dist.data.split_words import SPLITS
 from cifar_dist.data.statistics import channel_statistics, note_black, pixel_counts
 from cifar_dist.data.tar import index_tar
 from cifar_dist.errors import UserError, quoted

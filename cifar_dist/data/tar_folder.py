@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from cifar_dist.data.dataset_folder import describe_datasets_inside, find_tars
 from cifar_dist.data.manifest import SHARD_NAME
-from cifar_dist.data.raw import MEANT_WORDS, SPLIT_WORDS, SPLITS
+from cifar_dist.data.split_words import MEANT_WORDS, SPLIT_WORDS, SPLITS
 from cifar_dist.errors import UserError, quoted
 
 _COMPRESSED_TAR = re.compile(r"\.(tar\.[a-z0-9]+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from cifar_dist.data import npz, safe_pickle
 from cifar_dist.data.archives import ARCHIVE_SUFFIXES
-from cifar_dist.data.raw import SPLITS, as_images, as_integers, planes_note
+from cifar_dist.data.arrays import as_images, as_integers, planes_note
+from cifar_dist.data.split_words import SPLITS
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.formatting import list_some
 

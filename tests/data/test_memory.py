@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from cifar_dist.data import memory, statistics
+from cifar_dist.data.arrays import as_images
 from cifar_dist.data.index import index
 from cifar_dist.data.memory import free_memory, require_memory_for_images
 from cifar_dist.data.pack import pack
-from cifar_dist.data.raw import as_images
 from cifar_dist.data.verify import verify
 from cifar_dist.errors import UserError
 
