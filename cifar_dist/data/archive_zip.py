@@ -19,6 +19,7 @@ from cifar_dist.data.archive_member import (
     require_size,
     safe_name,
 )
+from cifar_dist.data.source_suffixes import NPZ_SUFFIX
 from cifar_dist.errors import UserError, quoted
 
 _ENCRYPTED, _UTF8 = 1, 1 << 11  # bits of a zip member's flags
@@ -48,7 +49,7 @@ def walk_zip(path: Path) -> Iterator[Member]:
                 raise UserError(f"{path} is encrypted; extract it with its password, and use the folder")
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
                 raise UserError(f"{path}: '{name}' is a link or a device; create the archive from regular files")
-            require = require_memory if path.suffix.lower() == ".npz" else require_size
+            require = require_memory if path.suffix.lower() == NPZ_SUFFIX else require_size
             read = limited(path, name, info.file_size, partial(archive.read, info), require)
             yield Member(name, read, is_guessed=_is_guessed(info))
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from cifar_dist.data.archive_member import Member, is_of_system, limited
 from cifar_dist.data.archive_tar import walk_tar
 from cifar_dist.data.archive_zip import walk_zip, way_to_unpack
+from cifar_dist.data.source_suffixes import ARCHIVE_SUFFIXES, NPZ_SUFFIX
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files.reading import is_utf8
 from cifar_dist.formatting import list_some
 from cifar_dist.terminal.progress import progress
 
-ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 MAX_MEMBERS = 10_000_000
 
 _MAX_DEPTH = 32
@@ -209,7 +209,7 @@ def _walk_folder(root: Path, prefix: str = "", above: tuple[str, ...] = ()) -> I
 
 
 def _walk_archive(path: Path) -> Iterator[Member]:
-    if path.suffix.lower() in (".zip", ".npz"):  # numpy's format is a zip of arrays
+    if path.suffix.lower() in (".zip", NPZ_SUFFIX):  # numpy's format is a zip of arrays
         return walk_zip(path)
     if not path.name.lower().endswith(ARCHIVE_SUFFIXES):
         raise UserError(

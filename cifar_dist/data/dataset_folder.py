@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Final
 
 from cifar_dist.config.saved import CONFIG_NAME
-from cifar_dist.data.archives import ARCHIVE_SUFFIXES
 from cifar_dist.data.dataset_file import known_names
 from cifar_dist.data.image_files import is_image
-from cifar_dist.data.unlabelled import ARRAY_SUFFIXES
+from cifar_dist.data.source_suffixes import FILE_SUFFIXES
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files.reading import read_json
 from cifar_dist.formatting import list_some
@@ -18,7 +17,7 @@ FILE_NAME: Final = "manifest.json"
 FORMAT: Final = "cifar-dist-manifest"
 """In the manifests of this program; others have files of that name, too."""
 
-_PACKED_FROM: Final = (*ARCHIVE_SUFFIXES, *ARRAY_SUFFIXES, ".toml")  # suffixes of the files that pack accepts
+_PACKED_FROM: Final = (*FILE_SUFFIXES, ".toml")  # suffixes of the files that pack accepts
 
 
 def is_dataset(folder: Path) -> bool:

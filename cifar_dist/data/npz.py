@@ -18,7 +18,6 @@ from cifar_dist.data.split_words import SPLITS
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_some
 
-SUFFIX = ".npz"
 MAX_CLASSES: Final = 100_000
 """A label at or above this limit, of an npz or of a tar, is refused: it numbers something other than a class."""
 _LABELLED_NAMES = tuple(f"{kind}_{split}" for split in SPLITS for kind in "xy")

@@ -12,7 +12,7 @@ import numpy as np
 
 from cifar_dist.config import plugins
 from cifar_dist.data import npz, unlabelled
-from cifar_dist.data.archives import ARCHIVE_SUFFIXES, list_members, require_utf8_name
+from cifar_dist.data.archives import list_members, require_utf8_name
 from cifar_dist.data.cifar import find_cifar, read_cifar
 from cifar_dist.data.dataset_file import DatasetFile, find_dataset_file, known_names
 from cifar_dist.data.dataset_folder import is_dataset, refuse_run
@@ -21,6 +21,7 @@ from cifar_dist.data.download import locate_archive
 from cifar_dist.data.image_folder import read_image_folder
 from cifar_dist.data.manifest import UNLABELLED
 from cifar_dist.data.raw import IMAGE_FOLDER, RawDataset, RawSplit
+from cifar_dist.data.source_suffixes import ARRAY_SUFFIXES, FILE_SUFFIXES, NPZ_SUFFIX
 from cifar_dist.errors import UserError, nearest, quoted
 from cifar_dist.files.checksums import sha256
 from cifar_dist.formatting import list_renamed
@@ -120,9 +121,7 @@ def _open_path(path: Path, size: int | None, *, skip_unusable: bool, show: bool)
     if path.is_file():
         with waiting(f"computing the checksum of {stem}", show=show):
             origin["sha256"] = sha256(path)
-        suffix = next(
-            (one for one in (*ARCHIVE_SUFFIXES, *unlabelled.ARRAY_SUFFIXES) if stem.lower().endswith(one)), ""
-        )
+        suffix = next((one for one in FILE_SUFFIXES if stem.lower().endswith(one)), "")
         stem = stem[: len(stem) - len(suffix)]
     return _resized(Source(stem, data, origin), size)
 
@@ -155,8 +154,8 @@ def _call_plugin(spec: str) -> Source:
 
 
 def _read(path: Path, size: int | None, *, skip_unusable: bool, show: bool) -> RawDataset:
-    if path.is_file() and path.suffix.lower() in (npz.SUFFIX, *unlabelled.PICKLE_SUFFIXES):
-        if path.suffix.lower() == npz.SUFFIX and npz.is_labelled(path):
+    if path.is_file() and path.suffix.lower() in ARRAY_SUFFIXES:
+        if path.suffix.lower() == NPZ_SUFFIX and npz.is_labelled(path):
             return npz.read_labelled_npz(path)
         hidden = unlabelled.read_unlabelled(path)
         labels = np.full(len(hidden.ids), UNLABELLED, dtype=np.int64)

@@ -9,15 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.data import npz, safe_pickle
-from cifar_dist.data.archives import ARCHIVE_SUFFIXES
 from cifar_dist.data.arrays import as_images, as_integers, planes_note
+from cifar_dist.data.source_suffixes import ARCHIVE_SUFFIXES, ARRAY_SUFFIXES, NPZ_SUFFIX, PICKLE_SUFFIXES
 from cifar_dist.data.split_words import SPLITS
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.formatting import list_some
 
-PICKLE_SUFFIXES = (".pkl", ".pickle")
 _LABELS = (*"label labels fine_labels coarse_labels target targets y".split(), *(f"y_{split}" for split in SPLITS))
-ARRAY_SUFFIXES = (*PICKLE_SUFFIXES, npz.SUFFIX)
 _EXPECTED = (
     f"a folder or archive of images ({', '.join(ARCHIVE_SUFFIXES)}), or a file that ends in {', '.join(ARRAY_SUFFIXES)}"
 )
@@ -57,14 +55,14 @@ def read_unlabelled(path: str | Path) -> Unlabelled:
     arrays = _read(path)
     missing = [key for key in ("data", "ids") if key not in arrays]
     if missing:
-        if path.suffix.lower() == npz.SUFFIX and any({f"x_{split}", f"y_{split}"} <= set(arrays) for split in SPLITS):
+        if path.suffix.lower() == NPZ_SUFFIX and any({f"x_{split}", f"y_{split}"} <= set(arrays) for split in SPLITS):
             packed = quoted(f"shards/{path.stem}")
             raise UserError(
                 f"{path} has labels: cifar-dist pack {quoted(path)} {packed}, then cifar-dist evaluate RUN --data "
                 f"{packed}"
             )
         keys = ", ".join(ascii(key[:40]) for key in list(arrays)[:8]) or "nothing"
-        hint = f"; {npz.LABELLED_HINT}" if path.suffix.lower() == npz.SUFFIX or "labels" in arrays else ""
+        hint = f"; {npz.LABELLED_HINT}" if path.suffix.lower() == NPZ_SUFFIX or "labels" in arrays else ""
         hint += "; images to predict: np.savez('NAME.npz', data=images, ids=np.arange(len(images)))"
         raise UserError(
             f"{path} has no '{missing[0]}'; an unlabelled set requires 'data' and 'ids', found: {keys}{hint}"
@@ -88,7 +86,7 @@ def read_unlabelled(path: str | Path) -> Unlabelled:
 
 
 def _read(path: Path) -> dict[str, object]:
-    if path.suffix.lower() == npz.SUFFIX:
+    if path.suffix.lower() == NPZ_SUFFIX:
         names = npz.array_names(path)
         return {**dict.fromkeys(names), **npz.read_npz(path, [name for name in names if name in ("data", "ids")])}
     if not path.exists():

@@ -13,13 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cifar_dist.data.archives import (
-    ARCHIVE_SUFFIXES,
-    list_members,
-    note_guessed,
-    read_image_files,
-    refuse_archives_in,
-)
+from cifar_dist.data.archives import list_members, note_guessed, read_image_files, refuse_archives_in
 from cifar_dist.data.arrays import resize_images
 from cifar_dist.data.batches import Images
 from cifar_dist.data.dataset_folder import is_dataset, refuse_part
@@ -28,6 +22,7 @@ from cifar_dist.data.image_files import IMAGE_SUFFIXES, describe_unreadable, is_
 from cifar_dist.data.image_folder import decode_image, note_hidden, refuse_only_hidden
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.memory import require_memory_for_images
+from cifar_dist.data.source_suffixes import ARCHIVE_SUFFIXES
 from cifar_dist.data.unlabelled import Unlabelled, read_unlabelled
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.evaluation.data_matching import labels_as_trained, require_packed_shape, require_shape

@@ -21,7 +21,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     path: Path = arguments.path
     with loading():
-        from cifar_dist.data.unlabelled import ARRAY_SUFFIXES, read_unlabelled
+        from cifar_dist.data.source_suffixes import ARRAY_SUFFIXES
+        from cifar_dist.data.unlabelled import read_unlabelled
 
     if path.is_file() and path.suffix.lower() in ARRAY_SUFFIXES:
         unlabelled = read_unlabelled(path)
