@@ -20,7 +20,7 @@ from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.checkpoint_ref import CheckpointRef
 from cifar_dist.launch.launched import is_main_process
-from cifar_dist.models.pretrained import WEIGHT_SUFFIXES, read_weights
+from cifar_dist.models.weight_files import WEIGHT_SUFFIXES, read_weights
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.settings import read_settings_with_plugins
 from cifar_dist.terminal.notice import notice

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import socket
 import sys
-import warnings
-import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,19 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from cifar_dist.errors import UserError, first_line
-from cifar_dist.files.reading import load_safetensors
 from cifar_dist.formatting import counted, list_some
 from cifar_dist.models.transfer import last_layer
+from cifar_dist.models.weight_files import read_weights, require_state_dict
 
 PUBLISHED = "published"
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
 _SAME_AS_TORCHVISION = ("resnet18", "resnet34", "resnet50")  # our models whose keys and shapes equal torchvision's
 _TIMEOUT_SECONDS = 30  # without a byte received; torch by itself would wait forever
-_STATE_DICTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
-"""Keys under which training checkpoints keep the weights; the first that is found is used."""
-_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
-"""Prefixes that DataParallel and DDP, torch.compile, and modules that hold the network add to its keys."""
-_AVERAGE_COUNT = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # of GoogLeNet and Inception, which we build without them
 
 
@@ -38,10 +29,9 @@ def load_pretrained(model: nn.Module, source: str | Path, name: str) -> list[str
 
     Args:
         model: the unwrapped network, on the CPU.
-        source: a ``.safetensors`` file; a state dict saved by torch (``.pth``, ``.pt``), alone or in a training
-            checkpoint, with or without the prefix of a wrapper; or ``published`` for the weights that the model's
-            library offers. Those are downloaded once into the library's cache, so call this
-            on one process per node first.
+        source: a file as of :func:`~cifar_dist.models.weight_files.read_weights`, or ``published`` for the weights that
+            the model's library offers. Those are downloaded once into the library's cache, so call this on one process
+            per node first.
         name: the registered name that ``model`` was built from.
 
     Returns:
@@ -115,51 +105,6 @@ def _compare_shapes(key: str, theirs: torch.Size, ours: torch.Size, *, is_only: 
     return f"; {key} is {there} there and {here} in the network; {way}"
 
 
-def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
-    """Read a state dict from a file, as for :func:`load_pretrained`, with the keys that ``model`` gives its weights.
-
-    Raises:
-        ValueError: the file cannot be read; the message says why.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            weights = _require_state_dict(load_safetensors(path))
-        else:
-            # weights_only: an unpickler that builds tensors and containers and calls nothing else.
-            weights = _find_state_dict(_load_checked(path))
-    except ValueError as error:
-        raise ValueError(first_line(error)) from None
-    except pickle.UnpicklingError:  # its text advises to execute the file
-        raise ValueError(
-            "it holds no weights, or more than weights; save them with torch.save(net.state_dict(), FILE)"
-        ) from None
-    except Exception as error:  # a corrupt or hostile file can raise almost anything
-        reason = first_line(error)
-        said = reason if " " in reason else f"it is not a file of weights ({type(error).__name__})"
-        raise ValueError(said) from None
-    return _without_wrapper(weights, model.state_dict())
-
-
-def _load_checked(path: Path) -> object:
-    """Load a file of torch that holds data only, and whose parts have the checksums that were written with them.
-
-    Raises:
-        ValueError: it is damaged, or a file of another kind.
-    """
-    with path.open("rb") as file:
-        if file.read(9)[8:] == b"{":  # the length of a JSON header, and the header
-            raise ValueError("it is a safetensors file; give it the suffix .safetensors")
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise ValueError("it is a TorchScript program; give the weights it was made from")
-            if damaged := archive.testzip():  # torch does not look at the checksums
-                raise ValueError(f"it is damaged, in {damaged}")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Validating sparse tensor")  # they are refused afterwards
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def _read_pretrained(path: Path, model: nn.Module) -> dict[str, Tensor]:
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
@@ -170,76 +115,6 @@ def _read_pretrained(path: Path, model: nn.Module) -> dict[str, Tensor]:
         return read_weights(path, model)
     except ValueError as error:
         raise UserError(f"model.pretrained: cannot read weights from {path}: {error}") from None
-
-
-def _find_state_dict(content: object) -> dict[str, Tensor]:
-    """Return the state dict that a file of torch contains, on its own or in a training checkpoint."""
-    if not isinstance(content, dict) or _is_state_dict(content):
-        return _require_state_dict(content)
-    for key in _STATE_DICTS:
-        if _is_state_dict(content.get(key)) and content[key]:
-            return _require_state_dict(content[key])
-    inside = [str(key) for key, value in content.items() if _is_state_dict(value) and value]
-    keys = ", ".join(ascii(str(key)[:40]) for key in list(content)[:8])
-    way = f"; save one of them alone: torch.save(checkpoint[{inside[0]!r}], 'weights.pth')" if inside else ""
-    raise ValueError(f"it has no state dict under {' or '.join(map(repr, _STATE_DICTS[:3]))}, but {keys}{way}")
-
-
-def _without_wrapper(weights: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
-    """Remove the prefixes of wrappers from keys that the network does not have.
-
-    Raises:
-        ValueError: the network's keys have a prefix that not all keys have, or that no wrapper adds.
-    """
-    stored = weights
-    while not any(key in own for key in weights):
-        inner = {key: value for key, value in weights.items() if key != _AVERAGE_COUNT}
-        prefix = next((prefix for prefix in _WRAPPERS if inner and all(key.startswith(prefix) for key in inner)), None)
-        if prefix is None:
-            _refuse_hidden_network(stored, own)
-            break
-        weights = {key.removeprefix(prefix): value for key, value in inner.items()}
-    return weights
-
-
-def _refuse_hidden_network(weights: dict[str, Tensor], own: Collection[str]) -> None:
-    """Raise ValueError if all keys of the network exist in ``weights`` behind one prefix; say how to save them."""
-    required = [key for key in own if not key.endswith(".num_batches_tracked")]
-    prefixes = [key.removesuffix(required[0]) for key in weights if key.endswith(f".{required[0]}")]
-    wrappers = tuple(f".{prefix}" for prefix in _WRAPPERS)
-    prefixes.sort(key=lambda prefix: not f".{prefix}".endswith(wrappers))  # an average or a teacher comes later
-    prefix = next((prefix for prefix in prefixes if all(f"{prefix}{key}" in weights for key in required)), None)
-    if prefix is not None:
-        others = [key for key in weights if not key.startswith(prefix)]
-        beside = f", beside others such as {others[0]!r}" if others else ""
-        raise ValueError(
-            f"the keys of the network begin with {prefix!r}{beside}; save it alone: torch.save("
-            f"{{k.removeprefix({prefix!r}): v for k, v in weights.items() if k.startswith({prefix!r})}}, 'weights.pth')"
-        )
-
-
-def _is_state_dict(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(tensor, Tensor) for tensor in value.values())
-
-
-def _require_state_dict(weights: object) -> dict[str, Tensor]:
-    if not isinstance(weights, dict) or not _is_state_dict(weights):
-        raise ValueError("it is not a state dict (a plain dictionary of tensors)")
-    for key, weight in weights.items():
-        if problem := _unusable(weight):
-            raise ValueError(f"{key} {problem}")
-    return {str(key): value for key, value in weights.items()}
-
-
-def _unusable(weight: Tensor) -> str:
-    """Say why no network can load a weight, and what to save instead; empty if one can."""
-    if weight.is_meta:
-        return "is a meta tensor, which has no values; save the weights of a network on a device"
-    if weight.layout != torch.strided or weight.is_nested:
-        return "is sparse; save dense weights: torch.save({k: v.to_dense() for k, v in weights.items()}, FILE)"
-    if weight.is_complex():
-        return f"is complex ({weight.dtype}); save real weights"
-    return ""
 
 
 def _find_published(model: nn.Module, name: str) -> Callable[[], dict[str, Tensor]]:
@@ -274,7 +149,7 @@ def _load_from_torchvision(name: str) -> dict[str, Tensor]:
     try:
         with _socket_timeout():
             # Without weights_only torchvision would unpickle whatever the cache contains.
-            published = _require_state_dict(
+            published = require_state_dict(
                 default.get_state_dict(
                     progress=sys.stderr.isatty(), check_hash=True, map_location="cpu", weights_only=True
                 )
