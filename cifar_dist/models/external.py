@@ -17,16 +17,9 @@ if TYPE_CHECKING:
 
 PREFIXES = ("torchvision:", "timm:")
 
-_TORCHVISION_FIXED = {"weights", "num_classes", "progress"}
-_TIMM_FIXED = {
-    "pretrained",
-    "num_classes",
-    "in_chans",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-    "checkpoint_path",
-    "cache_dir",
-}
+_LOADING = {"pretrained", "weights"}
+_TORCHVISION_FIXED = {"num_classes", "progress"}
+_TIMM_FIXED = {"num_classes", "in_chans", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 
 
 def build(name: str, classes: int, channels: int, options: Mapping[str, OptionValue]) -> nn.Module:
@@ -39,9 +32,10 @@ def build(name: str, classes: int, channels: int, options: Mapping[str, OptionVa
         UserError: timm is not installed, the model does not exist, or it rejects the options.
     """
     library, _, model = name.partition(":")
-    fixed = (_TIMM_FIXED if library == "timm" else _TORCHVISION_FIXED) & options.keys()
-    if fixed:
-        raise UserError(f"model.options.{min(fixed)} cannot be set for {name}; remove it")
+    fixed = _TIMM_FIXED if library == "timm" else _TORCHVISION_FIXED
+    for refused, way in ((_LOADING, "use --model.pretrained published"), (fixed, "remove it")):
+        if found := refused & options.keys():
+            raise UserError(f"model.options.{min(found)} cannot be set for {name}; {way}")
     build_model = _build_timm if library == "timm" else _build_torchvision
     try:
         return build_model(model, classes, channels, dict(options))

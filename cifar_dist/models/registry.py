@@ -78,8 +78,6 @@ def build(name: str, *, classes: int, channels: int = 3, options: Mapping[str, O
     from cifar_dist.models.options import checked
 
     if name.startswith(external.PREFIXES):
-        if loading := min(options.keys() & {"pretrained", "weights"}, default=""):
-            raise UserError(f"model.options.{loading} cannot be set for {name}; use --model.pretrained published")
         return external.build(name, classes, channels, options)
     builder = builder_of(name)
     try:
