@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.data.manifest import UNLABELLED
+from cifar_dist.data.shard import UNLABELLED
 from cifar_dist.data.split import SplitPart
 from cifar_dist.formatting import list_some
 

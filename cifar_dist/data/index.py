@@ -17,7 +17,8 @@ from cifar_dist.data.class_check import note_missing_classes, require_shared_cla
 from cifar_dist.data.dataset_folder import FILE_NAME, describe_datasets_inside, is_dataset, refuse_run
 from cifar_dist.data.duplicates import HashedSplit, hash_images, note_equal_digests
 from cifar_dist.data.image import Codec, decode_with_changes, decoding_problem, note_changes
-from cifar_dist.data.manifest import INDEXED, Manifest, Shard
+from cifar_dist.data.manifest import INDEXED, Manifest
+from cifar_dist.data.shard import Shard
 from cifar_dist.data.statistics import channel_statistics, in_chunks, note_black, pixel_counts
 from cifar_dist.data.tar import index_tar
 from cifar_dist.data.tar_folder import find_split_tars, split_in_name, visible_files

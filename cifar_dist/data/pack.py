@@ -22,8 +22,9 @@ from cifar_dist.data.dataset_folder import FILE_NAME, is_dataset
 from cifar_dist.data.duplicates import note_duplicates
 from cifar_dist.data.image import Lossless, encode
 from cifar_dist.data.image_files import MAX_SIDE
-from cifar_dist.data.manifest import UNLABELLED, Manifest, Shard
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.randomness import permutation
+from cifar_dist.data.shard import UNLABELLED, Shard
 from cifar_dist.data.sources import Source, open_source
 from cifar_dist.data.split import SplitPart, hold_out
 from cifar_dist.data.split_words import SPLITS

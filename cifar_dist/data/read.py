@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.data.image import decode, decoding_problem
-from cifar_dist.data.manifest import Manifest, Shard
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.shard import Shard
 from cifar_dist.errors import UserError, quoted
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from cifar_dist.data.dataset_folder import is_dataset, refuse_run
 from cifar_dist.data.digits import read_digits
 from cifar_dist.data.download import locate_archive
 from cifar_dist.data.image_folder import read_image_folder
-from cifar_dist.data.manifest import UNLABELLED
 from cifar_dist.data.raw import IMAGE_FOLDER, RawDataset, RawSplit
+from cifar_dist.data.shard import UNLABELLED
 from cifar_dist.data.source_suffixes import ARRAY_SUFFIXES, FILE_SUFFIXES, NPZ_SUFFIX
 from cifar_dist.errors import UserError, nearest, quoted
 from cifar_dist.files.checksums import sha256

@@ -13,8 +13,8 @@ import numpy as np
 
 from cifar_dist.data.archive_tar import require_zeros
 from cifar_dist.data.image import CODECS, Codec
-from cifar_dist.data.manifest import UNLABELLED, Shard
 from cifar_dist.data.npz import MAX_CLASSES
+from cifar_dist.data.shard import UNLABELLED, Shard
 from cifar_dist.errors import UserError
 from cifar_dist.files.checksums import sha256
 from cifar_dist.files.reading import is_utf8

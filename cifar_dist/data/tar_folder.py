@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cifar_dist.data.dataset_folder import describe_datasets_inside, find_tars
-from cifar_dist.data.manifest import SHARD_NAME
+from cifar_dist.data.shard import SHARD_NAME
 from cifar_dist.data.split_words import MEANT_WORDS, SPLIT_WORDS, SPLITS
 from cifar_dist.errors import UserError, quoted
 

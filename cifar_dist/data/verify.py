@@ -17,9 +17,10 @@ from torch import Tensor
 from cifar_dist.config import DataConfig
 from cifar_dist.data.dataset_folder import FILE_NAME, find_tars
 from cifar_dist.data.image import decode, decoding_problem
-from cifar_dist.data.manifest import Manifest, Shard
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.order import epoch_order, global_batch, steps_per_epoch
 from cifar_dist.data.randomness import permutation
+from cifar_dist.data.shard import Shard
 from cifar_dist.data.statistics import channel_statistics, pixel_counts
 from cifar_dist.data.tar import group_members, is_of_hidden
 from cifar_dist.errors import UserError, printable, quoted

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.data.manifest import UNLABELLED, Manifest
+from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.shard import UNLABELLED
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.formatting import list_some
 

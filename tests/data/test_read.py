@@ -22,9 +22,10 @@ from support.running import spawn
 from support.small_packed import TEST, TRAIN, small_packed
 
 from cifar_dist.data.image import Codec, Lossless, encode
-from cifar_dist.data.manifest import Manifest, Shard
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
 from cifar_dist.data.read import ShardReader
+from cifar_dist.data.shard import Shard
 from cifar_dist.errors import UserError
 
 CODECS: tuple[Lossless, ...] = get_args(Lossless)

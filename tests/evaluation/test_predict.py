@@ -16,9 +16,10 @@ from support.running import spawn
 from torch import Tensor, nn
 
 from cifar_dist.config import AugmentConfig, Config, EvalConfig, TrainConfig
-from cifar_dist.data.manifest import Manifest, Shard
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.normalize import Normalize, normalization_statistics
 from cifar_dist.data.read import ShardReader
+from cifar_dist.data.shard import Shard
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.predict import Predictions, predict
 from cifar_dist.evaluation.split import Split
