@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import io
 import os
 import signal
-import stat
 import sys
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from cifar_dist.config.plugin_errors import describe_plugin_failure
 from cifar_dist.errors import (
@@ -31,9 +28,7 @@ from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_I
 from cifar_dist.launch.launched import is_first_of_machine, is_main_process
 from cifar_dist.launch.reporter import is_first, is_reporter
 from cifar_dist.terminal.notice import notice
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+from cifar_dist.terminal.standard_streams import guard_streams
 
 
 def exit_with(work: Callable[[], int]) -> NoReturn:
@@ -46,9 +41,7 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
     The interpreter's own shutdown is skipped: with a gloo process group it aborts about one job in thirty after the
     work is done.
     """
-    _open_closed_streams()
-    stdout = _guard_streams()
-    _escape_what_stdout_lacks()
+    stdout = guard_streams()
     try:
         code = work()
     except InUseError as error:
@@ -82,70 +75,6 @@ def exit_with(work: Callable[[], int]) -> NoReturn:
     with contextlib.suppress(ValueError):  # a library has closed it
         sys.stderr.flush()
     os._exit(code)
-
-
-def _open_closed_streams() -> None:
-    """Open the null device in place of standard streams that are closed, as some daemons start their programs.
-
-    Otherwise the next file that is opened takes their place, and receives what libraries print.
-    """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
-            stream = open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-            setattr(sys, name, stream)
-
-
-class _Stream(io.FileIO):
-    """Standard output or standard error.
-
-    Ctrl-C ends a ``tee`` first, and a terminal can be closed: what is written after its reader was gone is swallowed,
-    so that this ends no work. Neither does any error of standard error, which has no results.
-
-    Attributes:
-        has_failed: whether a write has raised an error, which names standard output.
-    """
-
-    def __init__(self, descriptor: int, name: str) -> None:
-        super().__init__(descriptor, "w", closefd=False)
-        # isatty() is false of a terminal that is closed already. The null device comes along, and does no harm.
-        mode = os.fstat(descriptor).st_mode
-        has_reader = stat.S_ISCHR(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
-        self._swallowed = {errno.EIO, errno.EPIPE} if has_reader else set[int]()
-        self._swallows_all = name == "stderr"
-        self.has_failed = False
-
-    def write(self, data: ReadableBuffer) -> int:
-        try:
-            return super().write(data)
-        except OSError as error:
-            if self._swallows_all or error.errno in self._swallowed:
-                return memoryview(data).nbytes
-            self.has_failed = True
-            error.filename = "standard output"
-            del error.filename2  # None would be printed as a second name
-            raise
-
-
-def _guard_streams() -> _Stream:
-    """Write standard output and standard error through :class:`_Stream`; return that of standard output."""
-    guarded = {}
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        raw = guarded[name] = _Stream(stream.fileno(), name)
-        is_device = stat.S_ISCHR(os.fstat(raw.fileno()).st_mode)
-        by_line = is_device or stream.line_buffering or stream.write_through  # of python -u
-        text = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=by_line)
-        setattr(sys, name, text)
-    return guarded["stdout"]
-
-
-def _escape_what_stdout_lacks() -> None:
-    """Print characters that the encoding of stdout lacks as escapes: a name of a class or run must end no command."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _report_unforeseen(error: BaseException) -> None:

@@ -1,1 +1,1 @@
-"""What a person at a terminal sees: lines that fit, bars that move, and an answer to Ctrl-C."""
+"""What a person at a terminal sees: lines that fit, bars that move, an answer to Ctrl-C; the standard streams."""
