@@ -32,6 +32,7 @@ from cifar_dist.data.statistics import channel_statistics, note_black, pixel_cou
 from cifar_dist.data.tar import index_tar
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files.atomic import folder_atomic
+from cifar_dist.files.folders import is_writable
 from cifar_dist.files.temporary import abandoned, is_replaced_of, is_temporary_of
 from cifar_dist.formatting import list_some
 from cifar_dist.formatting import size as size_of
@@ -145,7 +146,7 @@ def _require_replaceable(out: Path, source: Path) -> None:
     if os.path.ismount(out.resolve()):
         raise UserError(f"{out} is a mount point, which pack cannot replace; name a folder in it")
     parent = next((folder for folder in out.resolve().parents if folder.exists()), out)  # the root has no parent
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+    if not (parent.is_dir() and is_writable(parent)):
         what = "is not a folder" if not parent.is_dir() else "cannot be written to"
         raise UserError(f"{out} cannot be created: {parent} {what}; name another folder")
     if not out.exists():

@@ -6,7 +6,6 @@ before the first step.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.files.atomic import copy_atomic
-from cifar_dist.files.folders import discard, exists, list_complete
+from cifar_dist.files.folders import discard, exists, is_writable, list_complete
 from cifar_dist.launch.launched import has_restarted, times_restarted
 from cifar_dist.run_folder.folder import LOCK_SECONDS, RunFolder
 from cifar_dist.run_folder.kept_plugins import keep_copies
@@ -105,13 +104,8 @@ def refuse_read_only(folder: RunFolder, place: Path, what: str) -> None:
         UserError: it cannot be written.
     """
     place = place if place.is_dir() else folder.path
-    if not can_write(place):
+    if not is_writable(place):
         raise UserError(f"{place} cannot be written, where {what} goes; copy the run to where you may write")
-
-
-def can_write(place: Path) -> bool:
-    """Whether this process may create files in a folder."""
-    return os.access(place, os.W_OK, effective_ids=True)
 
 
 def refuse_other_data(folder: RunFolder, manifest: Manifest, otherwise: str = "") -> None:

@@ -7,7 +7,6 @@ affected. Only its curve is kept, in the run folder.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,6 +16,7 @@ from cifar_dist.config.changes import LENGTH, contradiction
 from cifar_dist.config.settings import settings_of
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.errors import UserError
+from cifar_dist.files.folders import is_writable
 from cifar_dist.optim.lr_curve import Curve, rates
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.settings import started_settings
@@ -111,7 +111,7 @@ def require_place(config: Config) -> None:
         if found := contradiction(before, now, [*LENGTH, *rates_of_run]):
             raise UserError(f"{path} was started with {found[1]}; its report would show this curve; use --run.name NEW")
     place = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK):
+    if not place.is_dir() or not is_writable(place):
         cause = f"permission denied in {place}" if place.is_dir() else f"{place} stands in the way"
         raise UserError(f"the run folder {path} cannot be written: {cause}; use another --run.dir")
 

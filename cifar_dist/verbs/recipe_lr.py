@@ -15,6 +15,7 @@ from cifar_dist.config.toml_text import parse_toml
 from cifar_dist.config.tree import Tree, put, to_tree
 from cifar_dist.errors import UserError
 from cifar_dist.files.atomic import write_atomic
+from cifar_dist.files.folders import is_writable
 from cifar_dist.recipe import load
 
 _MARK = "\ufeff"  # byte order mark, which editors of Windows write first
@@ -28,7 +29,7 @@ def require_recipe(path: Path) -> None:
     """
     if path.suffix != ".toml" or not path.parent.is_dir():
         raise UserError(f"{path} cannot be written as a recipe; name a .toml file in an existing folder")
-    if not os.access(path.parent, os.W_OK):
+    if not is_writable(path.parent):
         raise UserError(f"{path} cannot be written: permission denied in {path.parent}; name a file in another folder")
     if path.exists():
         load(str(path))  # refuses other TOML, such as a sweep, which a section [optim] would spoil

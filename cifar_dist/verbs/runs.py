@@ -85,8 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _list(arguments: argparse.Namespace) -> int:
     with loading():
+        from cifar_dist.files.folders import is_writable
         from cifar_dist.files.outputs import write_output
-        from cifar_dist.run_folder.opening import can_write
         from cifar_dist.runs.listing import describe, find_runs, has_outdated_report, table, to_csv
 
     runs = find_runs(arguments.folder)
@@ -103,7 +103,7 @@ def _list(arguments: argparse.Namespace) -> int:
             write_output(out, to_csv(entries))
     for entry in entries:
         # In a folder of somebody else that is left to them.
-        if entry.state in _WITHOUT_REPORT and can_write(entry.run.path) and has_outdated_report(entry.run):
+        if entry.state in _WITHOUT_REPORT and is_writable(entry.run.path) and has_outdated_report(entry.run):
             draw_report(entry.run, shown)
     if arguments.folder.is_dir() and arguments.folder not in [run.path for run in runs]:  # it is not a run itself
         draw_index(arguments.folder, entries)

@@ -82,6 +82,6 @@ def test_only_a_recipe_receives_a_rate(tmp_path: Path, text: str, said: str) -> 
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_rate_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.access", lambda path, mode: False)
+    monkeypatch.setattr("os.access", lambda path, mode, **_: False)
     with pytest.raises(UserError, match="permission denied"):
         require_recipe(Path("mine.toml"))
