@@ -73,8 +73,8 @@ def contradiction(
         where: what asks for them.
     """
     # Settings that both configs have come first: with another optimizer, its name precedes the settings it brings.
-    for key in sorted(_changed(started, asked), key=lambda key: (key not in started or key not in asked, key)):
-        if key not in besides:
+    for key in sorted(started.keys() | asked.keys(), key=lambda key: (key not in started or key not in asked, key)):
+        if started.get(key) != asked.get(key) and key not in besides and not may_change(key):
             return key, f"{key} = {in_words(started.get(key))} and {where} says {in_words(asked.get(key))}"
     return None
 
@@ -106,13 +106,8 @@ def words_of_changes(started: Settings, asked: Settings, keys: Sequence[str] = (
 
 
 def in_words(value: object) -> str:
+    """Return a setting's value as TOML; ``nothing`` where it is not set."""
     return "nothing" if value is None else inline_toml(value)
-
-
-def _changed(started: Settings, asked: Settings) -> list[str]:
-    """List the keys that differ and may not, in alphabetical order."""
-    keys = sorted(started.keys() | asked.keys())
-    return [key for key in keys if started.get(key) != asked.get(key) and not may_change(key)]
 
 
 def may_change(key: str) -> bool:

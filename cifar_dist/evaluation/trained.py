@@ -57,8 +57,7 @@ def open_trained(run: RunFolder, which: str) -> Trained:
     config, trained_on = read_settings_with_plugins(run, trains=False), run.read_manifest()
     given = expand_home(which)
     if given.is_file() and not checkpoint.is_name(which):
-        name = re.sub(r"[^\w.+=-]", "-", given.name)  # part of a folder's name
-        return Trained(run, config, trained_on, CheckpointRef((given,), name, None, None))
+        return Trained(run, config, trained_on, CheckpointRef((given,), _as_folder_name(given.name), None, None))
     if given.suffix in WEIGHT_SUFFIXES or (len(given.parts) > 1 and not given.is_dir()):
         raise UserError(f"--checkpoint: {given} does not exist; give a .safetensors or .pth file, or a checkpoint")
     try:
@@ -86,7 +85,11 @@ def _name_of(path: Path, folder: RunFolder) -> str:
     if path.parent == folder.checkpoints.resolve() or path.parent == folder.checkpoints:
         return path.name
     place = path.parent.parent if path.parent.name == folder.checkpoints.name else path.parent
-    return re.sub(r"[^\w.+=-]", "-", f"{place.name}-{path.name}")
+    return _as_folder_name(f"{place.name}-{path.name}")
+
+
+def _as_folder_name(text: str) -> str:
+    return re.sub(r"[^\w.+=-]", "-", text)
 
 
 def build_trained(trained: Trained) -> nn.Module:

@@ -129,12 +129,6 @@ def test_one_bit_anywhere_in_a_shard_is_found(tmp_path: Path, place: float) -> N
         ShardReader(packed, "test").check()
 
 
-def test_progress_counts_every_byte(packed: Manifest) -> None:
-    seen: list[int] = []
-    ShardReader(packed, "train").check(seen.append)
-    assert sum(seen) == sum(shard.bytes for shard in packed.shards("train"))
-
-
 def test_an_unknown_split_is_refused(packed: Manifest) -> None:
     with pytest.raises(UserError, match="no split 'val'; it has train, test"):
         ShardReader(packed, "val")
