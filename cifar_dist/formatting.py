@@ -97,10 +97,15 @@ def size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
+def and_more(shown: Sequence[str], total: int) -> str:
+    """Join the texts that are shown, and count the others of ``total``: ``a, b, c and 7 more``."""
+    more = f" and {total - len(shown):,} more" if total > len(shown) else ""
+    return f"{', '.join(shown)}{more}"
+
+
 def list_some(names: Sequence[str], limit: int = 3) -> str:
     """Quote the first names, and count the others: ``'a', 'b', 'c' and 7 more``."""
-    shown = ", ".join(f"'{name}'" for name in names[:limit])
-    return f"{shown} and {len(names) - limit:,} more" if len(names) > limit else shown
+    return and_more([f"'{name}'" for name in names[:limit]], len(names))
 
 
 def counted(count: int, noun: str) -> str:
@@ -116,8 +121,7 @@ def it_or_them(names: Sequence[str]) -> str:
 def list_renamed(old: Sequence[str], new: Sequence[str]) -> str:
     """List the first names that are others in ``new``, and count the rest: ``a -> b, b -> a``; empty for none."""
     renamed = [f"{before} -> {after}" for before, after in zip(old, new, strict=False) if before != after]
-    more = f" and {len(renamed) - 3:,} more" if len(renamed) > 3 else ""
-    return f"{', '.join(renamed[:3])}{more}"
+    return and_more(renamed[:3], len(renamed))
 
 
 def markdown(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Collection
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -18,6 +17,7 @@ from cifar_dist.data.shard import UNLABELLED, Shard
 from cifar_dist.errors import UserError
 from cifar_dist.files.checksums import sha256
 from cifar_dist.files.reading import is_utf8
+from cifar_dist.formatting import and_more
 
 ByteRange = tuple[int, int]
 """Offset and size of a member's data in its tar, in bytes."""
@@ -156,17 +156,12 @@ def _common_codec(samples: dict[str, dict[str, ByteRange]]) -> Codec:
             known = ", ".join(f".{codec}" for codec in CODECS)
             longer = any(part.endswith(tuple(f".{codec}" for codec in CODECS)) for part in parts)
             hint = " (a key ends at the first dot of the file name)" if longer else ""
-            raise ValueError(f"sample '{key:.80}' has {_list_suffixes(parts)}, but needs exactly one of {known}{hint}")
+            suffixes = and_more([f".{part:.40}" for part in list(parts)[:3]], len(parts))
+            raise ValueError(f"sample '{key:.80}' has {suffixes}, but needs exactly one of {known}{hint}")
         found.setdefault(images[0], key)
     if len(found) > 1:
         raise ValueError(f"its images are stored as {' and '.join(found)}, but must share one format")
     return next(iter(found))
-
-
-def _list_suffixes(suffixes: Collection[str]) -> str:
-    """List the first suffixes of a sample, each shortened, and count the others."""
-    shown = ", ".join(f".{suffix:.40}" for suffix in list(suffixes)[:3])
-    return f"{shown} and {len(suffixes) - 3:,} more" if len(suffixes) > 3 else shown
 
 
 def _has_labels(samples: dict[str, dict[str, ByteRange]]) -> bool:

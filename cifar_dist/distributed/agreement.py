@@ -16,6 +16,7 @@ from torch import Tensor
 from cifar_dist.distributed.ranks import PendingValues, Ranks
 from cifar_dist.distributed.stop_requests import StopRequests, cause_of
 from cifar_dist.errors import StopRequested, TrainingFailedError
+from cifar_dist.formatting import and_more
 
 _IDS_SHOWN = 8
 
@@ -112,10 +113,7 @@ class Agreement:
         if not_finite:
             everyone = self._ranks.gather_objects(report.ids[~report.finite].tolist())
             ids = sorted({sample for rank in everyone for sample in rank})
-            more = f" and {len(ids) - _IDS_SHOWN} more" if len(ids) > _IDS_SHOWN else ""
-            raise self._diverged(
-                f"the loss is not finite at step {report.step} for {len(ids)} samples "
-                f"(ids {', '.join(map(str, ids[:_IDS_SHOWN]))}{more})"
-            )
+            some = and_more([str(sample) for sample in ids[:_IDS_SHOWN]], len(ids))
+            raise self._diverged(f"the loss is not finite at step {report.step} for {len(ids)} samples (ids {some})")
         if stop and not stopping:
             raise StopRequested(cause_of(stop))

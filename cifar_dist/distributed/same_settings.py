@@ -16,6 +16,7 @@ from cifar_dist.config.settings import settings_of
 from cifar_dist.distributed.gpu_checks import why_on_cpu
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.errors import MachineError, UserError
+from cifar_dist.formatting import and_more
 from cifar_dist.launch.launched import machine_name
 from cifar_dist.launch.typed_command import command_with_cpu
 
@@ -97,15 +98,11 @@ def check_same_launch(descriptions: Sequence[str]) -> None:
     on_gpus = list(dict.fromkeys(machine for machine, _, why in found if not why))
     if on_cpu and on_gpus:
         verb = "computes" if len(on_cpu) == 1 else "compute"
-        slow = f"{_first_of([*on_cpu])} {verb} on the CPU ({next(iter(on_cpu.values()))})"
+        slow = f"{and_more([*on_cpu][:1], len(on_cpu))} {verb} on the CPU ({next(iter(on_cpu.values()))})"
         raise MachineError(
-            f"{slow}, and {_first_of(on_gpus)} on GPUs; start without the former, or on all machines "
+            f"{slow}, and {and_more(on_gpus[:1], len(on_gpus))} on GPUs; start without the former, or on all machines "
             f"{command_with_cpu()}"
         )
-
-
-def _first_of(names: Sequence[str]) -> str:
-    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
 
 
 def check_same_devices(optimizer: OptimConfig, name: str, ranks: Ranks) -> None:

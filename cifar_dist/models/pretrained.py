@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_dist.errors import UserError, first_line
-from cifar_dist.formatting import counted, list_some
+from cifar_dist.formatting import and_more, counted, list_some
 from cifar_dist.models.transfer import last_layer
 from cifar_dist.models.weight_files import read_weights, require_state_dict
 
@@ -91,8 +91,8 @@ def _refuse_misfits(weights: Mapping[str, Tensor], model: nn.Module, origin: str
             if keys is wrong:
                 key = wrong[0]
                 theirs = _compare_shapes(key, weights[key].shape, own[key].shape, is_only=len(wrong) == 1)
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise UserError(f"model.pretrained: {origin} does not fit {name}: {problem}: {keys[0]}{more}{theirs}")
+            some = and_more(keys[:1], len(keys))
+            raise UserError(f"model.pretrained: {origin} does not fit {name}: {problem}: {some}{theirs}")
     return skipped
 
 

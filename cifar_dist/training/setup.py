@@ -21,6 +21,7 @@ from cifar_dist.distributed.compiled_code import keep_compiled_code
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.same_dataset import open_dataset
 from cifar_dist.distributed.sync_batchnorm import check_batch_norms, synchronise_batch_norms
+from cifar_dist.formatting import and_more
 from cifar_dist.models import transfer
 from cifar_dist.optim.learning_rate import learning_rate
 from cifar_dist.optim.optimizers import build_optimizer
@@ -172,5 +173,5 @@ def _report_uncompiled(failure: str, ranks: Ranks) -> None:
     if failures and ranks.is_main:
         first = next(iter(failures))
         some = len(failures) < ranks.world_size
-        where = f" of rank {first}" + (f" and {len(failures) - 1} more" if len(failures) > 1 else "") if some else ""
+        where = f" of rank {and_more([str(first)], len(failures))}" if some else ""
         notice(f"the augmentation{where} runs without being compiled, and slower ({failures[first]})")
