@@ -126,7 +126,7 @@ def blame(error: UserError) -> UserError | StorageError:
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same command may not meet an error again: the machine is at fault, and not the run."""
+    """Whether the same command may succeed later: the machine is at fault, not the run."""
     blamed = blame(error) if isinstance(error, UserError) else error
     return isinstance(blamed, (OSError, StorageError, CollectiveTimeoutError, LostRankError))
 

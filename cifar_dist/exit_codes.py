@@ -1,4 +1,4 @@
-"""What ranks, launchers and batch scripts agree on: all exit codes, and the time to stop in.
+"""What ranks, launchers and batch scripts agree on: all exit codes, and how long a process may take to stop.
 
 A process that a signal killed has 128 plus the signal's number, as in a shell.
 """

@@ -81,7 +81,7 @@ def _check_encoding(key: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UserError(f"--{key} '{text}' is not UTF-8, as config.toml has to be; rename the file or folder") from None
+        raise UserError(f"--{key} '{text}' is not UTF-8, as config.toml must be; rename the file or folder") from None
 
 
 def _parse_value(key: str, text: str, types: Sequence[object]) -> object:

@@ -36,7 +36,7 @@ def _allowed_cores() -> int:
 
 @dataclass(frozen=True)
 class Load:
-    """Of this process's cores over some time.
+    """The load of this process's cores over an interval.
 
     Attributes:
         node: the machine.

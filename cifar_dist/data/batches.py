@@ -187,7 +187,7 @@ class TrainBatches:
         if not plan:
             return
         requests = [self._wanted(part) for part in plan]
-        # Ids and weights of the whole epoch move to the device together, so that no step waits for them.
+        # Ids and weights of the entire epoch move to the device together, so that no step waits for them.
         ids, weights = self._on_device(requests), self._on_device([part.weight for part in plan])
         images = self.images.stream(ids if self.images.resident else requests, copying)
         batches = (

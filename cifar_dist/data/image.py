@@ -178,7 +178,7 @@ def _plain_shape(header: bytes) -> tuple[int, ...] | None:
 def _is_plain_png(data: bytes) -> bool:
     """Whether a PNG is as :func:`encode` writes it: 8-bit RGB in one chunk, without others that change how it looks.
 
-    Of such an image nothing has to be looked up or changed, so it is decoded a third faster.
+    Such an image needs no search for transparency or EXIF data, so it is decoded a third faster.
     """
     if len(data) < _PNG_START.size:
         return False

@@ -13,7 +13,7 @@ from cifar_dist.errors import UserError
 
 
 class _Cgroups(NamedTuple):
-    """Where a version of Linux control groups says how much memory a group of processes may use, and does."""
+    """Where a version of Linux control groups says how much memory a group of processes may use, and uses."""
 
     root: Path
     limit: str

@@ -110,7 +110,7 @@ def predict(
         for number, (ids, images) in enumerate(zip(requests, stream(requests), strict=True)):
             poll()
             seed_generators(prediction_seed(seed, number * ranks.world_size + ranks.rank), ranks.device)
-            rows.append(_look(model, views, images, ids.to(images.device, non_blocking=True), below))
+            rows.append(_infer_batch(model, views, images, ids.to(images.device, non_blocking=True), below))
             done = number * batch_size * ranks.world_size
             advance(min(batch_size * ranks.world_size, count - done))
     own = torch.cat([*mine, torch.empty(0, dtype=torch.int64)])
@@ -123,12 +123,12 @@ def predict(
     return Predictions(averaged.contiguous(), labels, plain.contiguous(), int(ordered[:, -1].sum()))
 
 
-def _look(model: InferenceModel, views: Views, images: Tensor, ids: Tensor, below: float) -> Tensor:
+def _infer_batch(model: InferenceModel, views: Views, images: Tensor, ids: Tensor, below: float) -> Tensor:
     """Average the logits of a batch over its views: of all images, or of those of which the model is unsure.
 
     Selective views are those of the hiverge cifar10-speedrun, which chooses a quantile of all images; a threshold
-    needs one batch only, so that it is the same on any number of processes. Where one of them has an image to look at
-    again, all call the model equally often, as sharded weights require: one without an image looks at its first, and
+    needs one batch only, so that it is the same on any number of processes. Where one of them is unsure of an image,
+    all call the model equally often, as sharded weights require: one without such an image infers its first again, and
     drops the result.
 
     Returns:

@@ -65,7 +65,7 @@ def _load_checked(path: Path) -> object:
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 raise ValueError("it is a TorchScript program; give the weights it was made from")
-            if damaged := archive.testzip():  # torch does not look at the checksums
+            if damaged := archive.testzip():  # torch does not verify the checksums
                 raise ValueError(f"it is damaged, in {damaged}")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Validating sparse tensor")  # they are refused afterwards

@@ -1,1 +1,1 @@
-"""Apply the optimizer, schedule and average of a config to a network; the optimizers that torch lacks."""
+"""Apply the optimizer, schedule and average of a config to a network; Muon and SAM; the curve of a range test."""

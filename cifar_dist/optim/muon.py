@@ -91,7 +91,7 @@ class Muon(Optimizer):
         # Both optimizers share our state and groups, reassigned at every step because loading a state replaces them.
         self._rest.state = self.state
         self._rest.param_groups = [group for group in self.param_groups if not group["muon"]]
-        if isinstance(self._rest, SGD):  # not AdamW, whose step counts would have to be on the device
+        if isinstance(self._rest, SGD):  # not AdamW, whose step counts must be on the device
             for group in self._rest.param_groups:
                 group["fused"] = group["params"][0].device.type != "cpu"
         self._rest.step()

@@ -39,7 +39,7 @@ def test_a_list_of_tables_is_read_as_it_was_shown() -> None:
         (["--train..epochs", "3"], "--train..epochs has a dot too many"),
         (["--model", "{}"], "--model is a section and not replaced as a whole"),
         (["--optim.betas", "[0.9"], "is not a TOML list"),
-        (["--run.dir", "a\udcff"], r"--run.dir 'a\udcff' is not UTF-8, as config.toml has to be; rename the"),
+        (["--run.dir", "a\udcff"], r"--run.dir 'a\udcff' is not UTF-8, as config.toml must be; rename the"),
     ],
 )
 def test_a_mistake_is_named(words: list[str], says: str) -> None:
