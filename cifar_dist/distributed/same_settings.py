@@ -5,7 +5,7 @@ On several machines each is given a command of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
@@ -35,14 +35,7 @@ def check_same_settings(config: Config, ranks: Ranks) -> None:
     Raises:
         UserError: the first setting that differs, with its values.
     """
-    first, *others = ranks.gather_objects(settings_in_common(config))
-    for rank, settings in enumerate(others, 1):
-        for key in (*first, *settings):
-            values = [found.get(key, "not set") for found in (first, settings)]
-            if values[0] != values[1]:
-                raise UserError(
-                    f"{key} is {values[0]} on rank 0 and {values[1]} on rank {rank}; give all machines the same command"
-                )
+    _refuse_differences(settings_in_common(config), ranks)
 
 
 def check_same_engine(description: str, ranks: Ranks) -> None:
@@ -51,12 +44,26 @@ def check_same_engine(description: str, ranks: Ranks) -> None:
     Raises:
         UserError: with the first of them.
     """
-    first, *others = ranks.gather_objects(description)
+    _refuse_differences({"the engine": description}, ranks)
+
+
+def _refuse_differences(facts: Mapping[str, object], ranks: Ranks) -> None:
+    first, *others = ranks.gather_objects(facts)
     for rank, other in enumerate(others, 1):
-        if other != first:
+        if found := first_difference(first, other):
+            key, value, its_value = found
             raise UserError(
-                f"the engine is {first} on rank 0 and {other} on rank {rank}; give all machines the same command"
+                f"{key} is {value} on rank 0 and {its_value} on rank {rank}; give all machines the same command"
             )
+
+
+def first_difference(one: Mapping[str, object], other: Mapping[str, object]) -> tuple[str, object, object] | None:
+    """Return the first key whose values differ, and both values, ``not set`` where one lacks it; None if none does."""
+    for key in (*one, *other):
+        values = one.get(key, "not set"), other.get(key, "not set")
+        if values[0] != values[1]:
+            return key, *values
+    return None
 
 
 def settings_in_common(config: Config) -> dict[str, object]:

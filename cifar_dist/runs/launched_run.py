@@ -110,17 +110,15 @@ def _refuse_other_settings_than_now(folder: RunFolder, config: Config) -> None:
     Raises:
         UserError: the first of them.
     """
-    from cifar_dist.distributed.same_settings import settings_in_common
+    from cifar_dist.distributed.same_settings import first_difference, settings_in_common
 
     refuse_other_settings(folder, config, besides=LENGTH)  # it says more
-    now, asked = settings_in_common(resumed_config(folder, [])), settings_in_common(config)
-    for key in (*now, *asked):
-        if now.get(key) != asked.get(key):
-            was, here = now.get(key, "not set"), asked.get(key, "not set")
-            raise UserError(
-                f"{key} is {was} in the job that trains {folder.path} now, and {here} here; give all machines the same "
-                "command"
-            )
+    if found := first_difference(settings_in_common(resumed_config(folder, [])), settings_in_common(config)):
+        key, now, here = found
+        raise UserError(
+            f"{key} is {now} in the job that trains {folder.path} now, and {here} here; give all machines the same "
+            "command"
+        )
 
 
 def _refuse_other_launch_than_now(folder: RunFolder, config: Config, asked: LaunchRequest) -> None:
