@@ -24,7 +24,7 @@ class Deal:
         self._rank = rank
         self._bytes = [0] * writers
 
-    def keeps(self, tensor: Tensor) -> bool:
+    def deal_next(self, tensor: Tensor) -> bool:
         """Deal the next tensor, a full one; return whether this process has it to write."""
         writer = self._bytes.index(min(self._bytes))
         self._bytes[writer] += tensor.nbytes
@@ -54,7 +54,7 @@ def copy_to_host(tensors: Iterable[tuple[str, Tensor]], deal: Deal | None = None
 
 def _copy(tensor: Tensor, deal: Deal | None) -> Tensor | None:
     full = full_tensor(tensor)
-    if deal is not None and not deal.keeps(full):
+    if deal is not None and not deal.deal_next(full):
         return None
     # Without a wait, torch chooses pinned memory for what comes from a GPU.
     return full.to("cpu", copy=True, non_blocking=True, memory_format=torch.contiguous_format)

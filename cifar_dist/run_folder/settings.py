@@ -101,12 +101,12 @@ def refuse_other_settings(folder: RunFolder, config: Config, besides: Sequence[s
     if found := contradiction(started_settings(folder), settings_of(config), besides):
         key, words = found
         raise UserError(
-            f"{folder.path} was started with {words}; leave {key} as it was: {resume_command(folder, config)}, "
+            f"{folder.path} was started with {words}; leave {key} as it was: {command_to_continue(folder, config)}, "
             f"or {other_run(folder, config)}"
         )
 
 
-def resume_command(folder: RunFolder, config: Config | None = None) -> str:
+def command_to_continue(folder: RunFolder, config: Config | None = None) -> str:
     """Return the command that continues this run in processes like those of this job.
 
     It has the length of ``config`` if the run can have it.

@@ -57,7 +57,7 @@ def node(words: Sequence[str]) -> int:
     """
     from cifar_dist.runs.resume import settings_of_resume
     from cifar_dist.slurm.node import MIN_NODES, positive, run_node
-    from cifar_dist.slurm.preflight import RESUME
+    from cifar_dist.slurm.options import RESUME
 
     verb, path, *rest = words
     if rest[0] == RESUME:

@@ -12,6 +12,9 @@ from typing import Final
 from cifar_dist.errors import UserError
 from cifar_dist.launch.typed_command import SLURM_PROCESSES
 
+RESUME: Final = "resume"
+"""First word of a job that continues a run instead of training a recipe."""
+
 PYXIS: Final = "--container-"
 """What the options of pyxis begin with: only srun enters the container, as the image may lack Slurm's commands."""
 

@@ -25,10 +25,8 @@ from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.runs.resume import OF_A_NEW_RUN, resumed_config, settings_of_resume
 from cifar_dist.slurm.job_output import folder_named_before, say
 from cifar_dist.slurm.node import MIN_NODES, launch_config, positive
+from cifar_dist.slurm.options import RESUME
 from cifar_dist.tracking.environment import read_variables
-
-RESUME = "resume"
-"""First word of a job that continues a run instead of training a recipe."""
 
 _TRAIN = "train"
 

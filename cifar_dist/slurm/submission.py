@@ -25,8 +25,7 @@ from cifar_dist.run_folder.opening import open_folder
 from cifar_dist.run_folder.settings import read_settings, refuse_other_settings
 from cifar_dist.runs.resume import is_submitted, resumed_config
 from cifar_dist.slurm import sbatch
-from cifar_dist.slurm.options import Options
-from cifar_dist.slurm.preflight import RESUME
+from cifar_dist.slurm.options import RESUME, Options
 
 TEMPLATE: Final = sbatch.SCRIPTS / "train.sbatch"
 

@@ -15,7 +15,7 @@ from cifar_dist.config.changes import LENGTH, in_words
 from cifar_dist.config.settings import settings_of
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.run_folder.settings import other_run, resume_command
+from cifar_dist.run_folder.settings import command_to_continue, other_run
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.timeline import Event
 from cifar_dist.training.early_stopping import ends_by_patience
@@ -63,7 +63,8 @@ def _check_past(folder: RunFolder, setup: TrainingSetup, before: Config, step: i
         return
     raise UserError(
         f"{folder.path}: train.epochs {before.train.epochs} -> {config.train.epochs} would change {cause} in the "
-        f"{step} steps done; leave train.epochs as it was: {resume_command(folder)}, or {other_run(folder, config)}"
+        f"{step} steps done; leave train.epochs as it was: {command_to_continue(folder)}, or "
+        f"{other_run(folder, config)}"
     )
 
 
@@ -74,7 +75,7 @@ def _check_future(folder: RunFolder, setup: TrainingSetup, step: int, changes: s
         done = f"is finished after {step} steps" if is_finished else f"has done {step} steps"
         raise UserError(
             f"{folder.path} {done}, and {changes} asks for {setup.last_step}; "
-            f"ask for more, or leave its length as it was: {resume_command(folder)}"
+            f"ask for more, or leave its length as it was: {command_to_continue(folder)}"
         )
     ends = ends_by_patience(step, folder, setup)
     if not ends:
@@ -83,7 +84,7 @@ def _check_future(folder: RunFolder, setup: TrainingSetup, step: int, changes: s
     if first.step < step:
         raise UserError(
             f"{folder.path} has done {step} steps, and with {changes} would have ended before, by {first.reason}; "
-            f"{remedy} leave its length as it was: {resume_command(folder)}"
+            f"{remedy} leave its length as it was: {command_to_continue(folder)}"
         )
     if is_finished:
         raise UserError(

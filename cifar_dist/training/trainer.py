@@ -44,7 +44,6 @@ from cifar_dist.training.checkpoint_writers import choose_writer
 from cifar_dist.training.continuation import discard_unbegun, open_run
 from cifar_dist.training.divergence import divergence_error
 from cifar_dist.training.early_stopping import EarlyStopping
-from cifar_dist.training.facts import facts_of
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
 from cifar_dist.training.profiling import StepProfiler
@@ -56,6 +55,7 @@ from cifar_dist.training.requirements import (
     padding_note,
     parts_note,
 )
+from cifar_dist.training.run_facts import facts_of
 from cifar_dist.training.saving import CheckpointSaver
 from cifar_dist.training.setup import build_setup
 from cifar_dist.training.threads import settle_threads

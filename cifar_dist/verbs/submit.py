@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from cifar_dist.config.overrides import split_settings
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.slurm.options import RESUME
 from cifar_dist.terminal.notice import notice
 from cifar_dist.verbs.arguments import RECIPE_NAME, Name
 from cifar_dist.verbs.loading import loading
 
 HELP = "train a recipe on a Slurm cluster, or continue a run there; accepts sbatch options"
 COLLECTIVE = False
-_RESUME = "resume"
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     settings, words = split_settings(arguments.settings)
     job_words = [arguments.recipe, *settings]
-    if arguments.recipe == _RESUME:
+    if arguments.recipe == RESUME:
         if not words or words[0].startswith("-"):
             raise UserError("name the run: cifar-dist submit resume RUN [sbatch options]")
         job_words.insert(1, words[0])
@@ -80,4 +80,4 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _known() -> Iterable[str]:
-    return [*RECIPE_NAME.known(), _RESUME]
+    return [*RECIPE_NAME.known(), RESUME]
