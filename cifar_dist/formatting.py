@@ -76,6 +76,11 @@ def percent(fraction: float, digits: int = 2) -> str:
     return f"{100 * fraction:.{digits}f} %"
 
 
+def rounded_percent(fraction: float) -> str:
+    """Format a fraction as a percentage without decimals: ``91 %``; ``< 1 %`` for one above 0 that rounds to it."""
+    return "< 1 %" if 0 < fraction <= 0.005 else percent(fraction, 0)
+
+
 def loss_figure(loss: float) -> str:
     """Format a loss in the eight columns that it has: ``0.4785``, or ``9.61e+12`` of a run that diverges."""
     if loss < 999.99995:

@@ -141,7 +141,7 @@ def _why_it_joins(started: int) -> str:
 
 
 def _is_valid(name: str, text: str | None, started: int) -> bool:
-    """Whether ``started`` processes can join with ``text`` as a variable of ``_PLACE``; None if that is not set."""
+    """Whether ``started`` processes can join with ``text``, or None for no value, as a variable of ``_PLACE``."""
     if name == "LOCAL_RANK":
         return text in (None, "", "-1") or text.isdecimal()
     if text is None or name in ("WORLD_SIZE", "MASTER_ADDR"):

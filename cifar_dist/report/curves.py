@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.report.style import BLUE, GREY, ORANGE, PERCENT, PURPLE, RED, figure
+from cifar_dist.report.style import BLUE, DOTS, GREY, MARKABLE, ORANGE, PERCENT, PURPLE, RED, figure
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.table import EpochRow, EpochTable
 from cifar_dist.tracking.timeline import Event
@@ -153,7 +153,7 @@ def _validation(axes: Axes, run: _Run) -> None:
     right = axes.twinx()
     right.spines.right.set_visible(True)
     right.grid(False)
-    marker = "o" if len(x) <= 60 else ""
+    marker = "o" if len(x) <= MARKABLE else ""
     (loss,) = axes.plot(x, [row.val_loss for row in run.validated], color=ORANGE, marker=marker, markersize=3.2)
     accuracies = [100 * row.val_accuracy for row in run.validated]
     (accuracy,) = right.plot(x, accuracies, color=BLUE, marker=marker, markersize=3.2)
@@ -170,7 +170,7 @@ def _train_and_val(axes: Axes, run: _Run, what: Literal["loss", "accuracy"], sca
     faint = thin(points, _FAINT_POINTS)
     axes.plot(faint[:, 0], scale * faint[:, 1], color=BLUE, alpha=0.28, linewidth=0.8, label="train, each step")
     x = [run.x(row.step) for row in run.rows]
-    marker = "o" if len(x) <= 60 else ""
+    marker = "o" if len(x) <= MARKABLE else ""
     for name, colour in (("train", BLUE), ("val", ORANGE)):
         y = [scale * getattr(row, f"{name}_{what}") for row in run.rows]
         # Connect the line across epochs without an evaluation.
@@ -201,6 +201,6 @@ def _decorate(axes: Axes, run: _Run, *, legend: bool) -> None:
     ended = {kind for _, kind in run.breaks}
     for index, (x, _) in enumerate(run.breaks):
         label = ", ".join(kind for kind in _BREAKS if kind in ended) if index == 0 else None
-        axes.axvline(x, color=GREY, linewidth=1, linestyle=(0, (2, 2)), zorder=1, label=label)
+        axes.axvline(x, color=GREY, linewidth=1, linestyle=DOTS, zorder=1, label=label)
     if legend:
         axes.legend(loc="best")  # not every loss falls, and no curve may be covered

@@ -11,7 +11,7 @@ from cifar_dist.formatting import percent
 from cifar_dist.report.evaluation_files import Evaluation, ImageOf
 from cifar_dist.report.predictions import draw_predictions
 from cifar_dist.report.sheet import Grid, sheet
-from cifar_dist.report.style import BLUE, GREY, ORANGE, PAPER, PERCENT, RED, bare, figure
+from cifar_dist.report.style import BLUE, DOTS, GREY, ORANGE, PAPER, PERCENT, RED, bare, figure
 from cifar_dist.run_folder import EvaluationFolder
 
 _MOST = 24  # images on a sheet
@@ -104,7 +104,7 @@ def _per_class(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) ->
         which = "" if len(order) == len(known) else ", worst and best"
         axes.set_title(f"Accuracy per class{which}, and of all images: {percent(mean, 1)}")
         values = [float(accuracy[label]) for label in order]
-        axes.axvline(100 * mean, color=GREY, linewidth=1, linestyle=(0, (2, 2)))
+        axes.axvline(100 * mean, color=GREY, linewidth=1, linestyle=DOTS)
         # Dots and not bars, whose lengths would lie on an axis that does not begin at 0.
         axes.scatter(values, range(len(order)), c=[ORANGE if v < 100 * mean else BLUE for v in values], s=60, zorder=3)
         axes.set_yticks(range(len(order)), [evaluation.name(label) for label in order])
@@ -137,7 +137,7 @@ def _calibration(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) 
     with figure(path, 8, 4.2) as drawing:
         left, beside = drawing.subplots(1, 2)
         left.set_title("Reliability")
-        left.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle=(0, (2, 2)), label="perfect")
+        left.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle=DOTS, label="perfect")
         left.plot(100 * belief, 100 * truth, color=BLUE, marker="o", label=f"model, error {percent(error, 1)}")
         left.set_xlabel("confidence")
         left.set_xlim(0, 102)

@@ -8,7 +8,7 @@ import numpy as np
 
 from cifar_dist.errors import UserError
 from cifar_dist.optim.lr_curve import Curve
-from cifar_dist.report.style import BLUE, GREEN, GREY, ORANGE, figure
+from cifar_dist.report.style import BLUE, DOTS, GREEN, GREY, ORANGE, figure
 
 
 def draw_lr_curve(curve: Curve, path: Path) -> Path:
@@ -28,7 +28,7 @@ def draw_lr_curve(curve: Curve, path: Path) -> Path:
                 lr = suggest()
             except UserError:  # draw a curve that never falls, without suggestions
                 continue
-            axes.axvline(lr, color=colour, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+            axes.axvline(lr, color=colour, linewidth=1, linestyle=DOTS, zorder=1)
             loss = smooth[curve.lrs.index(lr)]
             label = f"{name} {lr:.3g}"
             axes.plot([lr], [loss], color=colour, marker=marker, markersize=8, linestyle="none", label=label, zorder=5)

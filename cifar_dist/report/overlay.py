@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from cifar_dist.report.curves import steps_so_far, thin, usual_loss
-from cifar_dist.report.style import BLUE, GREEN, GREY, INK, ORANGE, PERCENT, PURPLE, RED, figure, short_names
+from cifar_dist.report.style import BLUE, GREEN, GREY, INK, MARKABLE, ORANGE, PERCENT, PURPLE, RED, figure, short_names
 from cifar_dist.tracking.metrics import Record
-from cifar_dist.tracking.table import EpochTable
+from cifar_dist.tracking.table import EpochRow, EpochTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,8 +59,9 @@ def draw_overlay(runs: Sequence[Overlaid], path: Path) -> Path:
             colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place // len(_COLOURS) % len(_MARKERS)]
             shown = marker if len(runs) > len(_COLOURS) else ""
             lines += loss.plot([], [], color=colour, linewidth=4, marker=shown, markersize=9)
-            tops.append(_draw_loss(loss, run, colour, marker))
-            _draw(accuracy, run, "accuracy", colour, marker)
+            rows = EpochTable(run.records).rows()
+            tops.append(_draw_loss(loss, run, rows, colour, marker))
+            _draw(accuracy, run, rows, "accuracy", colour, marker)
         for axes in (loss, accuracy):
             axes.set_xlim(left=0)
         loss.set_ylim(bottom=0, top=_common_top(tops))
@@ -80,20 +81,21 @@ def _common_top(tops: Sequence[float]) -> float | None:
     return min(known[-1], _MUCH * statistics.median_low(known)) if known else None
 
 
-def _draw_loss(axes: Axes, run: Overlaid, colour: str, marker: str) -> float:
+def _draw_loss(axes: Axes, run: Overlaid, rows: Sequence[EpochRow], colour: str, marker: str) -> float:
     """Draw the losses of a run; return where the axis may end: outliers, as of a first epoch, would flatten all."""
-    _draw(axes, run, "loss", colour, marker)
+    _draw(axes, run, rows, "loss", colour, marker)
     steps = [record.loss for record in run.records if record.split == "train"]
-    return usual_loss(steps, [row for row in EpochTable(run.records).rows() if np.isfinite(row.val_loss)])[0]
+    return usual_loss(steps, [row for row in rows if np.isfinite(row.val_loss)])[0]
 
 
-def _draw(axes: Axes, run: Overlaid, what: Literal["loss", "accuracy"], colour: str, marker: str) -> None:
+def _draw(
+    axes: Axes, run: Overlaid, rows: Sequence[EpochRow], what: Literal["loss", "accuracy"], colour: str, marker: str
+) -> None:
     steps = [record for record in run.records if record.split == "train"]
     if not steps:
         return
     per_epoch = run.steps_per_epoch or steps_so_far(steps)
     train = np.array([[record.step / per_epoch, getattr(record, what)] for record in steps], dtype=np.float64)
-    rows = EpochTable(run.records).rows()
     _plot(axes, "train", [(float(x), float(y)) for x, y in thin(train, _MEANS)], colour)
     _plot(axes, "val", [(row.step / per_epoch, getattr(row, f"val_{what}")) for row in rows], colour, marker)
     if what == "accuracy" and run.test is not None:
@@ -109,7 +111,7 @@ def _plot(
         axes.plot(x, y, color=colour, label=label, linestyle=(0, (4, 2)), linewidth=1.1, alpha=0.8)
     elif split == "val":
         # On a long line the first marker, which stands for all runs of that colour so far, is left out.
-        shown, every = (marker, None) if len(x) <= 60 else (marker.replace(_MARKERS[0], ""), len(x) // 20)
+        shown, every = (marker, None) if len(x) <= MARKABLE else (marker.replace(_MARKERS[0], ""), len(x) // 20)
         axes.plot(x, y, color=colour, label=label, marker=shown, markevery=every, markersize=3.2)
     else:
         axes.plot(x, y, color=colour, label=label, marker="*", markersize=13, linestyle="none", zorder=5)

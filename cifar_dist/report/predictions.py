@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.formatting import percent
+from cifar_dist.formatting import rounded_percent
 from cifar_dist.report.evaluation_files import Evaluation, ImageOf
 from cifar_dist.report.sheet import Grid, Sheet, sheet
 from cifar_dist.report.style import BLUE, FAINT, GREEN, GREY, INK, RED
@@ -66,8 +66,4 @@ def _draw_best(drawing: Sheet, left: float, top: float, evaluation: Evaluation, 
         drawing.bar(left, bar, width * share, _BAR, colour)
         ink, bold, above = INK if first else FAINT, label == true, bar - 0.02
         drawing.text(left, above, evaluation.name(label), 8, colour=ink, bold=bold, above=True, room=0.8 * width)
-        drawing.text(left + width, above, _percent(share), 8, colour=ink, align="right", above=True)
-
-
-def _percent(share: float) -> str:
-    return "< 1 %" if 0 < share <= 0.005 else percent(share, 0)
+        drawing.text(left + width, above, rounded_percent(share), 8, colour=ink, align="right", above=True)

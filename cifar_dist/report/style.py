@@ -39,6 +39,11 @@ DPI = 150
 PERCENT: Final = "{x:g} %"
 """Format of ticks in percent: an axis may span less than a point, where ticks without decimals would be wrong."""
 
+DOTS: Final = (0, (2, 2))
+"""Line style of a mark that is not a curve, as an interruption or the mean."""
+MARKABLE: Final = 60
+"""Points of a line up to which each has a marker: with more, the markers would hide it."""
+
 # For names in scripts that matplotlib's own font lacks, in the order in which they are tried.
 _OTHER_SCRIPTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei", "Malgun Gothic"),

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from cifar_dist.formatting import percent
+from cifar_dist.formatting import rounded_percent
 from cifar_dist.report.style import figure
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.usage import Phase, Usage, total
@@ -59,8 +59,7 @@ def draw_usage(records: Sequence[Record], path: Path) -> Usage | None:
             if not (share := run.shares.get(phase)):
                 continue
             height = seconds * [usage.shares.get(phase, 0.0) if usage else 0.0 for usage in bars.values()]
-            label = f"{phase} {percent(share, 0)}" if share > 0.005 else f"{phase} < 1 %"
-            axes.bar(x, height, 0.8 * group, below, color=colour, label=label)
+            axes.bar(x, height, 0.8 * group, below, color=colour, label=f"{phase} {rounded_percent(share)}")
             below += height
         axes.set_xlabel("epoch")
         axes.set_ylabel("seconds per epoch")

@@ -44,13 +44,12 @@ def find_run(run: str, parent: Path = Path("runs"), checkpoint: str = "") -> Run
             raise UserError(f"the run {path} has lost its {config.name}{way_to_repair(config)}")
         if _is_forbidden(path):
             raise UserError(f"{path} cannot be read: permission denied; ask its owner for access, or use a copy")
+    way = f", and its checkpoint {checkpoint}" if checkpoint else ""
     for path in own.parents:
         if RunFolder(path).exists():
-            way = f", and its checkpoint {checkpoint}" if checkpoint else ""
             raise UserError(f"'{run}' is inside the run {path}; name the run{way}")
     name, which = split_step(run)
     if which and any(RunFolder(path).exists() for path in (parent / name, expand_home(name))):
-        way = f", and its checkpoint {checkpoint}" if checkpoint else ""
         raise UserError(f"'{run}' is not a run; name {name}{way}")
     known = [path.name for path in list_complete(parent) if RunFolder(path).exists()]
     hint = nearest(run, known) if known else f"{parent} has no run yet; train one first"

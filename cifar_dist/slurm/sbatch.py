@@ -40,9 +40,8 @@ def check_sbatch(otherwise: str) -> None:
 def site_variables(options: Options) -> dict[str, str]:
     """Return the variables that a job needs to find this repository and this Python, and those of the site.
 
-    A job with ``--export=NONE`` inherits none of them, so its script has to contain them.
-
-    A container has a Python of its own.
+    A job with ``--export=NONE`` inherits none of them, so its script must contain them. ``CIFAR_DIST_VENV`` is left out
+    where srun enters a container, which has a Python of its own.
 
     Args:
         options: of the job; those of ``srun`` are in a variable.

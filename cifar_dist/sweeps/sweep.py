@@ -75,7 +75,7 @@ class Run:
 
     @property
     def folder(self) -> RunFolder:
-        return RunFolder(Path(self.config.run.dir) / self.name)
+        return RunFolder.of(self.config)
 
     def other_setting(self) -> tuple[str, str] | None:
         """A setting that its folder was started with and that the sweep has changed since, and both values in words.

@@ -20,13 +20,14 @@ _LEAST_OPERATIONS: Final = 1e8
 
 def settle_threads(setup: TrainingSetup, ranks: Ranks, environment: Path | None) -> list[str]:
     """Take the threads of the process that the run resumes from, or else no more than its network can use. Collective.
+
     Args:
         setup: of the run.
         ranks: this process among all, which uses as many threads as there are free cores.
         environment: ``environment.json`` of the run that is resumed; None for a new run.
 
     Returns:
-        lines to report.
+        Lines to report.
     """
     if ranks.device.type != "cpu":
         return []

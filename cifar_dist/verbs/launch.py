@@ -118,6 +118,4 @@ def _collective_verbs() -> list[str]:
 
 
 def _known_configs() -> str:
-    from cifar_dist.launch.configs import config_names
-
-    return f"configs: {' '.join(config_names())}"
+    return f"configs: {' '.join(_config_names())}"
