@@ -25,7 +25,8 @@ class GuardedStream(io.FileIO):
 
     def __init__(self, descriptor: int, name: str) -> None:
         super().__init__(descriptor, "w", closefd=False)
-        # isatty() is false of a terminal that is closed already. The null device counts as one with a reader, which does no harm.
+        # isatty() is false of a terminal that is closed already. The null device counts as one with a reader, which
+        # does no harm.
         mode = os.fstat(descriptor).st_mode
         has_reader = stat.S_ISCHR(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
         self._swallowed = {errno.EIO, errno.EPIPE} if has_reader else set[int]()
