@@ -50,8 +50,9 @@ def convolutions_in_int8(enabled: bool) -> Iterator[None]:
 def replace_convolutions(module: nn.Module) -> None:
     """Compute the convolutions of a network with :func:`conv2d`. In place; its state dict keeps its keys and shapes."""
     for conv in module.modules():
-        if type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str):
-            (rows, columns), (top, left), (down, right) = conv.stride, conv.padding, conv.dilation
+        if type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and conv.padding != "same":
+            padding = (0, 0) if isinstance(conv.padding, str) else conv.padding
+            (rows, columns), (top, left), (down, right) = conv.stride, padding, conv.dilation
             place = partial(conv2d, stride=(rows, columns), padding=(top, left), dilation=(down, right))
             conv._conv_forward = partial(place, groups=conv.groups)  # type: ignore[method-assign]
 

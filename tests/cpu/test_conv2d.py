@@ -88,17 +88,18 @@ def test_they_are_those_of_torch(
     inputs=st.sampled_from([3, 16, 24, 64]),
     kernel=st.integers(1, 4),
     stride=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    padding=st.integers(0, 2),
+    padding=st.sampled_from([0, 1, 2, "valid"]),
     trains=st.booleans(),
 )
+@example(side=(8, 8), inputs=16, kernel=4, stride=(4, 4), padding="valid", trains=False)
 @example(side=(8, 8), inputs=16, kernel=4, stride=(4, 4), padding=0, trains=False)
 @example(side=(9, 2), inputs=16, kernel=3, stride=(2, 2), padding=1, trains=True)
 def test_strided_convolutions_are_right_in_bfloat16(
-    side: tuple[int, int], inputs: int, kernel: int, stride: tuple[int, int], padding: int, trains: bool
+    side: tuple[int, int], inputs: int, kernel: int, stride: tuple[int, int], padding: int | str, trains: bool
 ) -> None:
     """With AMX, oneDNN's of these examples are not."""
     torch.manual_seed(0)
-    assume(min(side) + 2 * padding >= kernel)
+    assume(min(side) + 2 * (padding if isinstance(padding, int) else 0) >= kernel)
     conv = nn.Conv2d(inputs, 8, kernel, stride, padding).to(memory_format=torch.channels_last).bfloat16()
     images = torch.randn(2, inputs, *side).to(memory_format=torch.channels_last).bfloat16()
     weight, bias = conv.weight.detach().float(), conv.get_parameter("bias").detach().float()
@@ -129,6 +130,7 @@ def test_those_that_meet_nothing_but_padding_are_zero(side: int, stride: int, gr
         (nn.Conv2d(64, 8, 3, padding=1, bias=False), 4, True),
         (nn.Conv2d(64, 8, 3, padding=1, stride=2, bias=False), 8, True),
         (nn.Conv2d(64, 8, 3, bias=False), 8, True),
+        (nn.Conv2d(64, 8, 3, padding="valid", bias=False), 8, True),
         (nn.Conv2d(64, 8, 3, padding=1, bias=False), 5, False),
         (nn.Conv2d(32, 8, 3, padding=1, bias=False), 4, False),
         (nn.Conv2d(64, 8, 1, bias=False), 4, False),
