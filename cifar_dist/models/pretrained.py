@@ -131,6 +131,11 @@ def _find_published(model: nn.Module, name: str) -> Callable[[], dict[str, Tenso
             )
         return partial(_load_from_torchvision, name)
     if library == "torchvision":
+        if getattr(model, "transform_input", None) is False:  # torchvision sets it when it loads the weights itself
+            raise UserError(
+                f"model.pretrained: the published weights of {name} were trained on images of mean and deviation 0.5, "
+                "to which the network must convert its input; use --model.options.transform_input true"
+            )
         return partial(_load_from_torchvision, library_name)
     if library == "timm":
         import timm  # installed, or the model could not have been built

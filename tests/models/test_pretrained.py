@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from support.running import free_port
 from torch import Tensor, nn
@@ -208,6 +209,7 @@ FILES = {
     "torchvision:squeezenet1_1": "squeezenet1_1-b8a52dc0.pth",
 }
 """What torchvision publishes for a network, as its cache names it."""
+GOOGLENET: dict[str, OptionValue] = {"init_weights": False, "transform_input": True}
 
 
 @pytest.fixture
@@ -234,7 +236,7 @@ def as_published(name: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", FILES)
 def test_published_weights_come_from_the_cache_and_the_head_stays_new(cache: Path, name: str) -> None:
-    options: dict[str, OptionValue] = {"init_weights": False} if "googlenet" in name else {}
+    options: dict[str, OptionValue] = GOOGLENET if "googlenet" in name else {}
     published = network(name, 1000, **options).state_dict()
     torch.save(as_published(name, published), cache / FILES[name])
     model = network(name, 10, **options)
@@ -244,6 +246,27 @@ def test_published_weights_come_from_the_cache_and_the_head_stays_new(cache: Pat
     for key, value in model.state_dict().items():
         assert torch.equal(value, (before if key in skipped else published)[key]), key
     assert [file.name for file in cache.iterdir()] == [FILES[name]]
+
+
+def test_a_network_with_published_weights_computes_what_torchvisions_own_does(cache: Path) -> None:
+    """GoogLeNet's were trained on other input, which an option converts ours to."""
+    name, images = "torchvision:googlenet", torch.randn(2, 3, 64, 64)
+    source = torchvision.models.googlenet(aux_logits=True, init_weights=False)
+    torch.save(source.state_dict(), cache / FILES[name])
+    model = network(name, 1000, **GOOGLENET)
+    assert load_pretrained(model, "published", name) == []
+    with torch.no_grad():
+        expected = torchvision.models.googlenet(weights="DEFAULT").eval()(images)
+        assert torch.equal(model.eval()(images), expected)
+
+
+@pytest.mark.parametrize("name", ["torchvision:googlenet", "torchvision:inception_v3"])
+def test_published_weights_need_the_input_that_they_were_trained_with(name: str) -> None:
+    with torch.device("meta"):
+        ours, converting = (network(name, init_weights=False, transform_input=on) for on in (False, True))
+    check_pretrained(converting, "published", name)
+    with pytest.raises(UserError, match=r"mean and deviation 0\.5, .*; use --model\.options\.transform_input true$"):
+        check_pretrained(ours, "published", name)
 
 
 def test_a_file_in_the_cache_is_not_trusted(cache: Path, tmp_path: Path) -> None:
