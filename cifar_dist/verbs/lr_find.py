@@ -113,7 +113,12 @@ def _doubt(curves: Sequence[Curve], high: float) -> str:
     """Say in one line why the test cannot tell a rate; empty if it can."""
     if all(curve.still_falls() for curve in curves):
         return f"the loss still falls at the last rate, so higher ones may train too; use a --high above {high:g}"
-    valleys = [curve.valley() for curve in curves]
+    valleys = []
+    for curve in curves:
+        with contextlib.suppress(UserError):  # of a seed that learnt too little
+            valleys.append(curve.valley())
+    if lacking := len(curves) - len(valleys):
+        return f"{lacking} of {len(curves)} seeds learnt too little to suggest a rate; use more --steps or --seeds"
     if max(valleys) > _SPREAD * min(valleys):
         return f"the seeds disagree, valley {min(valleys):.3g} to {max(valleys):.3g}; use more --steps or --seeds"
     return ""

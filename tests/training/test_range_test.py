@@ -92,6 +92,31 @@ def test_the_rate_is_written_into_a_new_recipe_and_into_an_old_one(tiny: Path, t
     assert recipe.load(str(old)).optim.lr < 3
 
 
+LEARNS_WITH_AN_EVEN_SEED = """
+import torch
+
+
+class Net(torch.nn.Linear):
+    def __init__(self, classes, channels):
+        super().__init__(32 * 32 * channels, classes)
+        self.learns = torch.initial_seed() % 2 == 0
+
+    def forward(self, images):
+        return super().forward(images.flatten(1)) * self.learns
+"""
+
+
+@pytest.mark.parametrize(("seed", "count"), [(0, 1), (1, 2)])
+def test_a_seed_that_learns_nothing_is_a_warning_beside_the_rate(
+    tiny: Path, tmp_path: Path, seed: int, count: int
+) -> None:
+    (tmp_path / "net.py").write_text(LEARNS_WITH_AN_EVEN_SEED)
+    network, new = f"{tmp_path}/net.py:Net", tmp_path / "found.toml"
+    said = find(str(tiny), *RANGE, "--model.name", network, "--run.seed", str(seed), "--write", str(new))
+    assert f"\nwarning: {count} of 3 seeds learnt too little to suggest a rate; use more --steps or --seeds\n" in said
+    assert f"optim.lr = {recipe.load(str(new)).optim.lr:g}: {new}" in said
+
+
 def test_a_stopped_range_test_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
     running = start(["-m", "cifar_dist", "lr-find", str(tiny), "--low", "1e-9", "--high", "1e-8", "--steps", "100000"])
     assert running[0].stdout is not None
