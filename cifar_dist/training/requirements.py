@@ -155,24 +155,34 @@ def average_note(config: Config, steps_per_epoch: int, *, has_begun: bool) -> st
     if has_begun:
         return ""
     average, last_step = config.average, config.train.last_step(steps_per_epoch)
-    if isinstance(average, RunningAverageConfig):
-        first = average.first_step(steps_per_epoch) + average.every
-        if first > last_step:
-            return (
-                f"the average is first updated after step {first} (average.start {average.start:g}, average.every "
-                f"{average.every}), and the run ends after step {last_step}"
-            )
-    if not isinstance(average, EMAConfig) or average.start or config.model.pretrained or config.run.from_:
+    if not isinstance(average, RunningAverageConfig):
         return ""
-    share = average.first_share(last_step, steps_per_epoch=steps_per_epoch, total=last_step)
+    start = average.first_step(steps_per_epoch)
+    if start + average.every > last_step:
+        copied = f"the weights after step {start}" if start else "the weights before the first step"
+        kept = copied if start < last_step else "the last weights"
+        return (
+            f"the average is first updated after step {start + average.every} (average.start {average.start:g}, "
+            f"average.every {average.every}), and the run ends after step {last_step}: {kept} are evaluated and kept"
+        )
+    if average.gives_back or average.start or config.model.pretrained or config.run.from_:
+        return ""
+    total = steps_per_epoch * config.train.epochs
+    share = average.first_share(last_step, steps_per_epoch=steps_per_epoch, total=total)
     if share < _MUCH:
         return ""
+    untrained = f"{percent(share, 0)} of the average will be the weights before the first step"
     updates = last_step // average.every
-    enough = math.floor(1000 * _LITTLE ** (1 / updates)) / 1000
-    return (
-        f"{percent(share, 0)} of the average will be the weights before the first step: average.decay "
-        f"{average.decay:g} is too slow for {last_step} steps; use --average.decay {enough:g} or less"
-    )
+    if isinstance(average, EMAConfig):
+        enough = math.floor(1000 * _LITTLE ** (1 / updates)) / 1000
+        return (
+            f"{untrained}: average.decay {average.decay:g} is too slow for {last_step} steps; use --average.decay "
+            f"{enough:g} or less"
+        )
+    later = "--average.start 1"
+    if steps_per_epoch + average.every > last_step:  # it would have no update
+        later = "--average.start 0.5" + (" --average.every 1" if average.every > 1 else "")
+    return f"{untrained}, for it has {counted(updates, 'update')} in {counted(last_step, 'step')}; use {later}"
 
 
 def _uneven(config: Config, world_size: int) -> str:

@@ -14,7 +14,7 @@ from torch import nn
 
 from cifar_dist import recipe
 from cifar_dist.config import AverageConfig, Config, DataConfig, EvalConfig, ModelConfig, SGDConfig, TrainConfig
-from cifar_dist.config.average import EMAConfig, SWAConfig
+from cifar_dist.config.average import EMAConfig, LookaheadConfig, SWAConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.errors import UserError
@@ -234,8 +234,9 @@ def test_an_average_that_forgets_too_slowly_or_has_no_update_is_reported(tmp_pat
     config = Config(data=data, model=ModelConfig("tiny-cnn"), train=TrainConfig(batch_size=13, epochs=16, threads=1))
     with start_engine(config) as engine:
 
-        def note(average: AverageConfig, *, has_begun: bool = False) -> str:
-            setup = build_setup(replace(config, average=average), engine.ranks)
+        def note(average: AverageConfig, *, has_begun: bool = False, epochs: int = 16) -> str:
+            train = replace(config.train, epochs=epochs)
+            setup = build_setup(replace(config, average=average, train=train), engine.ranks)
             return average_note(setup.config, setup.steps_per_epoch, has_begun=has_begun)
 
         assert note(EMAConfig()).startswith("92 % of the average will be the weights before the first step: ")
@@ -243,10 +244,26 @@ def test_an_average_that_forgets_too_slowly_or_has_no_update_is_reported(tmp_pat
         assert not note(EMAConfig(decay=0.944))
         assert not note(EMAConfig(), has_begun=True), "a resume cannot change it"
         assert not note(SWAConfig())
-        never = (
-            "the average is first updated after step 100 (average.start 0, average.every 100), and the run ends after "
+        assert note(SWAConfig(every=20)) == (
+            "20 % of the average will be the weights before the first step, for it has 4 updates in 80 steps; "
+            "use --average.start 1"
         )
-        assert note(SWAConfig(every=100)) == f"{never}step 80"
+        assert not note(SWAConfig(every=20, start=1))
+        assert note(SWAConfig(every=5), epochs=1).endswith(
+            "1 update in 5 steps; use --average.start 0.5 --average.every 1"
+        )
+        assert note(SWAConfig(), epochs=1).endswith("5 updates in 5 steps; use --average.start 0.5")
+        assert not note(SWAConfig(start=0.5), epochs=1)
+        assert not note(LookaheadConfig(every=20)), "its network has the average's weights itself"
+        for start, first, weights in (
+            (0, 100, "weights before the first step"),
+            (1, 105, "weights after step 5"),
+            (15.9, 180, "last weights"),
+        ):
+            assert note(SWAConfig(start=start, every=100)) == (
+                f"the average is first updated after step {first} (average.start {start}, average.every 100), and the "
+                f"run ends after step 80: the {weights} are evaluated and kept"
+            )
 
 
 PLUG_IN = """
