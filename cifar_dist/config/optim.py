@@ -126,7 +126,11 @@ class AdamWConfig(MomentsOptimConfig):
 
 @dataclass(frozen=True)
 class MuonConfig(OptimConfig):
-    """Muon for the hidden layers; ``rest`` trains the others (first layer, head, norms, biases)."""
+    """Muon for the hidden convolutions and linear layers; ``rest`` trains all else.
+
+    That is the first layer, the head, norms, biases, and weights outside such layers: class tokens, position embeddings
+    and, as in torchvision's ViTs, ``in_proj_weight`` of nn.MultiheadAttention.
+    """
 
     picked_by: ClassVar[str] = "rest"
     variants: ClassVar[dict[str, type[OptimConfig]]] = {}

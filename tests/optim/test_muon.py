@@ -243,6 +243,14 @@ def test_hidden_weights_leave_out_the_first_layer_the_head_and_the_frozen() -> N
     assert not {"stem.0.weight", "head.0.weight"} & set(tiny)
 
 
+def test_hidden_weights_leave_out_what_is_in_no_linear_layer_or_convolution() -> None:
+    """As the description says: torch's attention keeps its input projections in a parameter of its own."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.MultiheadAttention(8, 2), nn.Linear(8, 8), nn.Linear(8, 2))
+    left = {id(parameter) for parameter in others(model)}
+    names = {key for key, parameter in model.named_parameters() if id(parameter) not in left}
+    assert names == {"1.out_proj.weight", "2.weight"}
+
+
 def test_it_learns() -> None:
     model = small_model()
     optimizer = muon(model, lr=0.02)
