@@ -27,7 +27,7 @@ CSS = """
   max-height: 200px; text-align: left; }
 .matrix thead th, .matrix td { min-width: 34px; text-align: center; }
 .matrix tbody th { padding-right: 10px; }
-.matrix th { white-space: normal; overflow-wrap: anywhere; max-width: 200px; }
+.matrix th { white-space: normal; word-break: keep-all; overflow-wrap: break-word; max-width: 200px; }
 .matrix td { height: 34px; }
 .matrix a { display: block; line-height: 34px; color: #000; text-decoration: none; }
 .matrix .full a { color: #fff; }

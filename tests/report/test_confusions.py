@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import re
+import shutil
+import subprocess
 import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
@@ -143,6 +146,33 @@ def test_every_number_of_the_matrix_can_be_read(scheme: str) -> None:
 def test_a_gallery_opens_where_has_is_unknown() -> None:
     rules = re.findall(r"^([^{}@]*){[^{}]*display: block", CSS, re.MULTILINE)
     assert [rule for rule in rules if ":target" in rule and ":has" in rule and "," in rule] == []
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+MEASURE = """<body onload="out.textContent = [...document.querySelectorAll('iframe')].map(frame =>
+  [...frame.contentDocument.querySelectorAll('.matrix tbody th')].map(one => one.offsetHeight)).join(';')">
+<p id="out"></p>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
+def test_a_matrix_without_room_keeps_names_of_rows_on_one_line(tmp_path: Path) -> None:
+    names = [
+        *"airplane automobile deer aquarium_fish \u98db\u884c\u6a5f\u5834".split(),
+        *(f"class {n}" for n in range(19)),
+    ]
+    labels = np.arange(len(names))
+    text = explore_confusions(evaluation([1, *labels[1:].tolist()], len(names), names), labels, image_of, "x")
+    srcdoc = html.escape(html_page("", text, CSS))
+    frames = "".join(f'<iframe srcdoc="{srcdoc}" width="{width}"></iframe>' for width in (360, 768, 1280))
+    page = tmp_path / "page.html"
+    page.write_text(f'<!doctype html><meta charset="utf-8">{MEASURE}{frames}')
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom"]
+    shown = subprocess.run([str(BROWSER), *options, page.as_uri()], capture_output=True, text=True, timeout=120)
+    (found,) = re.findall(r'<p id="out">(.*?)</p>', shown.stdout)
+    for heights in found.split(";"):
+        one_line = [int(height) for height in heights.split(",")][:5]
+        assert len(one_line) == 5
+        assert max(one_line) <= 36, "a row is as high as its number"
 
 
 def test_names_of_classes_are_whole_and_not_cut_to_the_same() -> None:
