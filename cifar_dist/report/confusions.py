@@ -23,8 +23,8 @@ CSS = """
 .matrix { width: auto; font-size: 13px; }
 .matrix th, .matrix td { padding: 0; border: 0; }
 .matrix thead th { vertical-align: bottom; padding-bottom: 6px; }
-.matrix thead span { writing-mode: vertical-rl; transform: rotate(180deg); display: inline-block;
-  max-height: 200px; text-align: left; }
+.matrix thead span { writing-mode: vertical-rl; text-orientation: sideways; transform: rotate(180deg);
+  display: inline-block; max-height: 200px; text-align: left; }
 .matrix thead th, .matrix td { min-width: 34px; text-align: center; }
 .matrix tbody th { padding-right: 10px; }
 .matrix th { white-space: normal; word-break: keep-all; overflow-wrap: break-word; max-width: 200px; }

@@ -175,6 +175,13 @@ def test_a_matrix_without_room_keeps_names_of_rows_on_one_line(tmp_path: Path) -
         assert max(one_line) <= 36, "a row is as high as its number"
 
 
+def test_heads_of_columns_are_turned_with_all_their_letters() -> None:
+    """Those of Chinese and Japanese stay upright in vertical text, and would be turned onto their heads."""
+    turned = [rule for rule in re.findall(r"{[^{}]*}", CSS) if "rotate(180deg)" in rule]
+    assert turned
+    assert all("text-orientation: sideways;" in rule for rule in turned)
+
+
 def test_names_of_classes_are_whole_and_not_cut_to_the_same() -> None:
     names = [f"A_long_beginning_{one}_a_long_ending" for one in "ab"]
     text = explore_confusions(evaluation([0, 1], 2, names), np.array([0, 1]), image_of, "x")
