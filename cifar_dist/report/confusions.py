@@ -6,7 +6,7 @@ The page has no scripts. A number is a link to its gallery, and CSS displays the
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cifar_dist.formatting import counted, percent
 from cifar_dist.report.evaluation import CELL, FULL_CELL, NAMED_CLASSES
 from cifar_dist.report.evaluation_files import Evaluation, ImageOf
-from cifar_dist.report.page import escape, png_url
+from cifar_dist.report.page import escape, isolate, isolate_in_attribute, png_url
 
 CSS = """
 .confusions { display: grid; grid-template-columns: minmax(0, auto) minmax(300px, 1fr); gap: 12px 32px;
@@ -163,12 +163,12 @@ def _pairs(evaluation: Evaluation, galleries: Sequence[_Gallery]) -> str:
 
 
 def _link(evaluation: Evaluation, gallery: _Gallery) -> str:
-    return f'<a href="#{gallery.name}" title="{escape(_say(evaluation, gallery))}">{gallery.count}</a>'
+    return f'<a href="#{gallery.name}" title="{_say(evaluation, gallery, isolate_in_attribute)}">{gallery.count}</a>'
 
 
-def _say(evaluation: Evaluation, gallery: _Gallery) -> str:
-    """Say what a gallery counts."""
-    true, predicted = evaluation.full_name(gallery.true), evaluation.full_name(gallery.predicted)
+def _say(evaluation: Evaluation, gallery: _Gallery, named: Callable[[str], str]) -> str:
+    """Say what a gallery counts; ``named`` escapes the names of classes."""
+    true, predicted = (named(evaluation.full_name(label)) for label in (gallery.true, gallery.predicted))
     what = f"{true}, predicted as {predicted}" if gallery.true != gallery.predicted else f"{true}, correctly predicted"
     return f"{what}: {counted(gallery.count, 'image')}"
 
@@ -179,7 +179,7 @@ def _show(evaluation: Evaluation, gallery: _Gallery, image_of: ImageOf) -> str:
     about = f"the {shown} {order}" if shown < gallery.count else f"the {order} first" if shown > 1 else ""
     figures = "".join(_figure(evaluation, sample, image_of) for sample in gallery.samples.tolist())
     return (
-        f'<section id="{gallery.name}"><h4>{escape(_say(evaluation, gallery))}</h4>'
+        f'<section id="{gallery.name}"><h4>{_say(evaluation, gallery, isolate)}</h4>'
         f'<p class="soft">{about}&nbsp;</p><div class="images">{figures}</div></section>\n'
     )
 
@@ -187,8 +187,9 @@ def _show(evaluation: Evaluation, gallery: _Gallery, image_of: ImageOf) -> str:
 def _figure(evaluation: Evaluation, sample: int, image_of: ImageOf) -> str:
     probabilities = evaluation.probabilities[sample]
     best = np.argsort(-probabilities, kind="stable")[:_BEST].tolist()
-    said = ", ".join(f"{evaluation.full_name(label)} {percent(probabilities[label], 0)}" for label in best)
-    title = escape(f"{evaluation.ids[sample]}: {said}")
+    names = [isolate_in_attribute(evaluation.full_name(label)) for label in best]
+    said = ", ".join(f"{name} {percent(probabilities[label], 0)}" for name, label in zip(names, best, strict=True))
+    title = f"{isolate_in_attribute(str(evaluation.ids[sample]))}: {said}"
     return (
         f'<figure title="{title}"><img alt="{title}" src="{png_url(_png(image_of(sample)))}">'
         f"<figcaption>{percent(probabilities[best[0]], 0)}</figcaption></figure>"

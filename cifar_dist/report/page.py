@@ -62,8 +62,8 @@ def page(title: str, body: str, css: str = "") -> str:
 
 
 def section(title: str, body: str) -> str:
-    """Give a part of a page its heading; empty if it is."""
-    return f"<h2>{escape(title)}</h2>\n{body}\n" if body else ""
+    """Give a part of a page its heading, which is HTML; empty if it is."""
+    return f"<h2>{title}</h2>\n{body}\n" if body else ""
 
 
 def embed(columns: Iterable[Path] = (), wide: Iterable[Path] = ()) -> str:
@@ -84,3 +84,13 @@ def png_url(content: bytes) -> str:
 def escape(text: str) -> str:
     """Escape what HTML would interpret, and characters that would rearrange or break the page."""
     return "\n".join(html.escape(printable(line)) for line in text.split("\n"))
+
+
+def isolate(text: str) -> str:
+    """Escape a name within a line; one in Hebrew or Arabic would rearrange the numbers and names beside it."""
+    return f"<bdi>{escape(text)}</bdi>"
+
+
+def isolate_in_attribute(text: str) -> str:
+    """Escape a name within the value of an attribute, as :func:`isolate` does in text."""
+    return f"\u2068{escape(text)}\u2069"

@@ -27,7 +27,7 @@ from cifar_dist.report.curves import draw_curves
 from cifar_dist.report.evaluation import draw_evaluation
 from cifar_dist.report.evaluation_files import Evaluation, ImageOf, read_evaluation
 from cifar_dist.report.lr_curve import draw_lr_curve
-from cifar_dist.report.page import embed, escape, page, section
+from cifar_dist.report.page import embed, escape, isolate, page, section
 from cifar_dist.report.results import has_changed_manifest, is_on_other_data, own_data_of, read_state
 from cifar_dist.report.usage import draw_usage
 from cifar_dist.run_folder import FINAL, EvaluationFolder, EvaluationSummary, RunFolder
@@ -171,7 +171,7 @@ def _headline(
 
 
 def _about_accuracy(summary: EvaluationSummary) -> str:
-    weights = "" if summary.checkpoint == FINAL else f" of {escape(summary.checkpoint)}"
+    weights = "" if summary.checkpoint == FINAL else f" of {isolate(summary.checkpoint)}"
     views = "one view of each image" if summary.tta == "0" else f"test-time augmentation {escape(summary.views)}"
     return f"accuracy{weights} on {summary.samples:,} {escape(summary.split)} images, {views}"
 
@@ -214,22 +214,23 @@ def _evaluation(evaluation: Evaluation, image_of: ImageOf | None, name: str, own
 
 def _list(evaluations: Sequence[Evaluation], own_data: Manifest | None) -> str:
     rows = "".join(
-        f'<tr><td class="text">{escape(_title(one, own_data))}</td><td class="text">{_about(one)}</td></tr>'
+        f'<tr><td class="text">{_title(one, own_data)}</td><td class="text">{_about(one)}</td></tr>'
         for one in evaluations
     )
     return _table(f"<tbody>{rows}</tbody>", len(evaluations), "evaluations")
 
 
 def _title(evaluation: Evaluation, own_data: Manifest | None) -> str:
-    """Say the weights, the data where these are not the run's, and the accuracy."""
+    """Say the weights, the data where these are not the run's, and the accuracy, as HTML."""
     summary = evaluation.summary
-    title = f"{'Final' if summary.checkpoint == FINAL else summary.checkpoint} on {summary.split}"
+    weights = "Final" if summary.checkpoint == FINAL else isolate(summary.checkpoint)
+    title = f"{weights} on {escape(summary.split)}"
     if is_on_other_data(summary, own_data):
-        title += f" of {summary.data}"
+        title += f" of {isolate(summary.data)}"
         if own_data and has_changed_manifest(summary, own_data):
             title += " with a changed manifest"
         elif summary.fingerprint:
-            title += f" ({summary.fingerprint})"
+            title += f" ({escape(summary.fingerprint)})"
     return title + (f": {_percent(summary.accuracy)}" if summary.accuracy is not None else "")
 
 

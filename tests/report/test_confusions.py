@@ -88,7 +88,7 @@ def test_every_number_leads_to_the_images_that_it_counts(pairs: list[tuple[int, 
     assert page.numbers == {f"x-{true}-{one}": pairs.count((true, one)) for true, one in pairs}
     assert page.numbers.keys() == page.galleries.keys()
     for name, images in page.galleries.items():
-        samples = [int(re.match(r"(\d+)\.png: ", title)[1]) for title, _ in images]  # type: ignore[index]
+        samples = [int(re.match("\u2068(\\d+)\\.png\u2069: ", title)[1]) for title, _ in images]  # type: ignore[index]
         assert {f"x-{pairs[sample][0]}-{pairs[sample][1]}" for sample in samples} == {name}
         assert samples == sorted(samples, reverse=len({*name.split("-")[1:]}) == 2), "confident mistakes, doubtful hits"
         for sample, (_, pixels) in zip(samples, images, strict=True):
@@ -191,6 +191,17 @@ def test_names_of_classes_are_whole_and_not_cut_to_the_same() -> None:
 def test_names_of_classes_are_text() -> None:
     page = Explorer(explore_confusions(evaluation([0, 1], 2, [HOSTILE, "b"]), np.array([1, 0]), image_of, "x"))
     assert "script" not in page.tags
+
+
+def test_names_of_classes_are_isolated_from_the_counts_beside_them() -> None:
+    """A name in Hebrew or Arabic would take the number after it to its other side."""
+    dog = "\u05db\u05dc\u05d1"
+    text = explore_confusions(evaluation([0, 1, 1], 2, [dog, "b"]), np.array([1, 0, 1]), image_of, "x")
+    assert f"<h4><bdi>b</bdi>, predicted as <bdi>{dog}</bdi>: 1 image</h4>" in text
+    assert "<h4><bdi>b</bdi>, correctly predicted: 1 image</h4>" in text
+    isolated = [f"\u2068{name}\u2069" for name in (dog, "b")]
+    assert f'title="{isolated[1]}, predicted as {isolated[0]}: 1 image"' in text
+    assert f'title="\u20680.png\u2069: {isolated[0]} 60 %, ' in text
 
 
 def test_a_large_image_is_shown_small_and_a_gray_one_gray() -> None:

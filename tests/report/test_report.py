@@ -169,7 +169,7 @@ def evaluate_again(run: Path, time: str, **about: object) -> Path:
 
 def titles(run: Path) -> list[str]:
     """Draw the report; return the titles of its evaluations."""
-    page = write_report(RunFolder(run)).read_text()
+    page = re.sub("</?bdi>", "", write_report(RunFolder(run)).read_text())
     return [title for title in re.findall(r"<h2>(.*?)</h2>", page) if " on test" in title]
 
 
