@@ -8,11 +8,13 @@ import math
 import re
 import textwrap
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate, chain
 
 from cifar_dist.errors import printable
 
+_GAP = "..."  # which any terminal has
 _SHORTEST = 8  # columns that remain of a shortened text
 _READABLE_CELL = 12  # columns, of a result or a count
 _READABLE_NAME = 24  # columns, at which most names differ
@@ -136,6 +138,7 @@ def markdown(
     *,
     width: int | None = None,
     dispensable: Sequence[str] = (),
+    heads: Sequence[str] = (),
 ) -> str:
     """Format a Markdown table with aligned columns; cells are escaped, so their content cannot break the table.
 
@@ -144,13 +147,14 @@ def markdown(
         rows: cells, one for each column.
         numbers: names of the columns to right-align.
         width: of the terminal that the table must fit into; None for a file or a pipe.
-        dispensable: names of columns to leave out for it, the first one first; then the longest texts are shortened.
+        dispensable: names of columns to leave out for it, the first one first; then the longest texts are shortened,
+            in the middle where others of the column begin alike.
+        heads: names of columns, of this table and of others, that remain different when they are shortened.
     """
-    # A backslash before the one that escapes a bar would escape that one instead.
-    lines = [[re.sub(r"(\\*)\|", r"\1\1\\|", printable(cell)) for cell in row] for row in (head, *rows)]
+    lines = [list(map(_escape, row)) for row in (head, *rows)]
     left_out: list[str] = []
     if width is not None:
-        lines, left_out = _fit(lines, width, dispensable)
+        lines, left_out = _fit(lines, width, dispensable, list(map(_escape, heads or head)))
         head = lines[0]
     widths = [max(3, *map(width_of, column)) for column in zip(*lines, strict=True)]
     right = [name in numbers for name in head]
@@ -175,9 +179,12 @@ def markdown_folded(head: Sequence[str], rows: Iterable[Sequence[str]], width: i
         width: of the terminal; None for a file or a pipe, where there is one table.
     """
     lines = [*rows]
+    # As many columns as most names need, or as all of them need to remain different.
+    longest = max(map(width_of, head), default=0)
+    enough = (columns for columns in range(_READABLE_NAME, longest) if _remain_different(head, columns))
+    readable = next(enough, longest)
     wanted = [
-        max(3, min(width_of(name), _READABLE_NAME), *(min(width_of(line[column]), _READABLE_CELL) for line in lines))
-        + 3
+        max(3, min(width_of(name), readable), *(min(width_of(line[column]), _READABLE_CELL) for line in lines)) + 3
         for column, name in enumerate(head)
     ]
     tables = [[0]]
@@ -186,12 +193,21 @@ def markdown_folded(head: Sequence[str], rows: Iterable[Sequence[str]], width: i
             tables.append([0])
         tables[-1].append(column)
     return "\n".join(
-        markdown([head[one] for one in table], [[line[one] for one in table] for line in lines], width=width)
+        markdown(
+            [head[one] for one in table], [[line[one] for one in table] for line in lines], width=width, heads=head
+        )
         for table in tables
     )
 
 
-def _fit(lines: list[list[str]], width: int, dispensable: Sequence[str]) -> tuple[list[list[str]], list[str]]:
+def _escape(cell: str) -> str:
+    # A backslash before the one that escapes a bar would escape that one instead.
+    return re.sub(r"(\\*)\|", r"\1\1\\|", printable(cell))
+
+
+def _fit(
+    lines: list[list[str]], width: int, dispensable: Sequence[str], heads: Sequence[str]
+) -> tuple[list[list[str]], list[str]]:
     """Return a table, its head first, that fits into ``width``, and the columns that were left out for it."""
     left_out: list[str] = []
     for name in dispensable:
@@ -199,6 +215,7 @@ def _fit(lines: list[list[str]], width: int, dispensable: Sequence[str]) -> tupl
             place = lines[0].index(name)
             lines = [line[:place] + line[place + 1 :] for line in lines]
             left_out.append(name)
+    whole = [line.copy() for line in lines]
     while (excess := _table_width(lines) - width) > 0:
         widths = [max(map(width_of, column)) for column in zip(*lines, strict=True)]
         longest = widths.index(max(widths))
@@ -206,10 +223,35 @@ def _fit(lines: list[list[str]], width: int, dispensable: Sequence[str]) -> tupl
         room = room if room < widths[longest] else widths[longest] - 1
         if room < _SHORTEST:
             break
-        for line in lines:
-            if width_of(line[longest]) > room:
-                line[longest] = f"{beginning(line[longest], room - 3).rstrip()}..."
+        head, *texts = [line[longest] for line in whole]
+        for line, text in zip(lines, [*_shorten([head], heads, room), *_shorten(texts, texts, room)], strict=True):
+            line[longest] = text
     return lines, left_out
+
+
+def _shorten(texts: Sequence[str], others: Collection[str], columns: int) -> list[str]:
+    """Shorten texts to so many columns: at their ends, or in the middle where one of ``others`` begins alike."""
+    different = {*texts, *others}
+    count = Counter(_cut(text, columns, 0) for text in different)
+    alike = {text for text in different if count[_cut(text, columns, 0)] > 1}
+    rest = columns - len(_GAP)
+    tails = (rest // 2, rest * 3 // 4, rest)
+    tail = max(tails, key=lambda tail: len({_cut(text, columns, tail) for text in alike}))  # the first of equals
+    return [_cut(text, columns, tail if text in alike else 0) for text in texts]
+
+
+def _remain_different(texts: Sequence[str], columns: int) -> bool:
+    return len({*_shorten(texts, texts, columns)}) == len({*texts})
+
+
+def _cut(text: str, columns: int, tail: int) -> str:
+    """Shorten a text to so many columns, of which the last ``tail`` are its end."""
+    if width_of(text) <= columns:
+        return text
+    end = beginning(text[::-1], tail)[::-1]
+    if re.match(r"(\\\\)*\|", end):  # a bar whose escape is cut off
+        end = end[1:]
+    return f"{beginning(text, columns - len(_GAP) - tail).rstrip()}{_GAP}{end.lstrip()}"
 
 
 def _table_width(lines: Sequence[Sequence[str]]) -> int:

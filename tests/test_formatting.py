@@ -176,6 +176,47 @@ def test_a_text_is_shortened_by_what_the_terminal_lacks_and_never_to_nothing() -
     assert markdown(["run"], [["b" * 20]], width=5).splitlines()[2] == "| bbbbb... |"
 
 
+def test_texts_that_begin_alike_are_shortened_in_the_middle() -> None:
+    names = [f"small-resnet-study.extra-conv-dropout-0.{one}.s{seed}" for one in (1, 2) for seed in (0, 1)]
+    table = markdown(["run"], [[name] for name in [*names, "another-name-that-is-too-long"]], width=30)
+    assert table.splitlines()[2:] == [
+        "| small-resnet...pout-0.1.s0 |",
+        "| small-resnet...pout-0.1.s1 |",
+        "| small-resnet...pout-0.2.s0 |",
+        "| small-resnet...pout-0.2.s1 |",
+        "| another-name-that-is-to... |",
+    ]
+
+
+@pytest.mark.parametrize("width", range(29, 60))
+def test_texts_that_differ_in_one_part_remain_different(width: int) -> None:
+    rates = [f"lr-weight-decay.lr={rate}+weight_decay=0.001.s0" for rate in (0.1, 0.3)]
+    table = markdown(["run"], [[rate] for rate in rates], width=width)
+    assert len({*table.splitlines()}) == 4
+    assert max(map(len, table.splitlines())) <= width
+
+
+@given(st.lists(st.text(r"\|ab", min_size=4, max_size=30), min_size=2, max_size=6), st.integers(12, 30))
+def test_a_shortened_text_breaks_no_table(texts: list[str], width: int) -> None:
+    for line in markdown(["name"], [[text] for text in texts], width=width).splitlines():
+        assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 2
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"small-resnet-study.extra-conv-dropout-0.2.s{seed}" for seed in range(5)],
+        [f"lr-weight-decay.lr=0.{lr}+weight_decay=0.{decay}.s0" for lr in ("1", "001") for decay in ("1", "0003", "3")],
+    ],
+)
+def test_names_of_columns_that_begin_alike_remain_different(names: list[str]) -> None:
+    """In tables that follow each other, too."""
+    tables = markdown_folded(["", *names], [["transforms", *["[crop, flip, cutout, mixup]"] * len(names)]], 80)
+    shown = [cell.strip() for line in tables.splitlines() if ".s" in line for cell in line.strip("|").split("|")[1:]]
+    assert len({*shown}) == len(shown) == len(names)
+    assert max(map(len, tables.splitlines())) <= 80
+
+
 def test_columns_without_room_follow_in_further_tables() -> None:
     head = ["", *(f"sweep.lr=0.{number}.s0" for number in range(5))]
     rows = [["val %", *["**97.97**"] * 5], ["transforms", *["[crop, flip, cutout, mixup]"] * 5]]

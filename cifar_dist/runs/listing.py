@@ -141,7 +141,7 @@ def written(run: RunFolder) -> float:
 
 _COLUMNS = ("state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk", "written (UTC)")
 _NUMBERS = ("epochs", "val %", "test %", "parameters", "time", "on disk")
-_DISPENSABLE = ("on disk", "parameters", "written (UTC)", "TTA", "time", "model", "data")
+_DISPENSABLE = ("origin", "on disk", "parameters", "written (UTC)", "TTA", "time", "model", "data")
 
 
 def table(entries: Sequence[ListedRun], folder: Path, width: int | None = None) -> str:

@@ -24,7 +24,7 @@ from cifar_dist.files.checksums import write_sums
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.runs.best_models import best_models, collect
 from cifar_dist.runs.index import write_index
-from cifar_dist.runs.listing import describe, disk_bytes, find_runs
+from cifar_dist.runs.listing import describe, disk_bytes, find_runs, table
 from cifar_dist.tracking import timeline
 
 CONFIG = Config(model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
@@ -104,6 +104,19 @@ def test_data_of_one_name_and_other_content_is_named_by_its_fingerprint(
     assert found == {"runs/a": ("digits", "a" * 16), "runs/b": ("digits", "b" * 16), "runs/c": ("", "")}
 
 
+def test_a_narrow_terminal_tells_the_runs_of_a_sweep_apart_without_their_origin(here: Path) -> None:
+    names = [f"small-resnet-study.extra-conv-dropout-0.2.s{seed}" for seed in range(3)]
+    for name in names:
+        write_run(here / "runs" / name, CONFIG, val=0.9, test=0.9)
+    event = timeline.Event(timeline.utc(), "extended", 4, 1, note="train.epochs 2 -> 4")
+    timeline.append(here / "runs" / names[0] / "timeline.jsonl", event)
+    text = table([describe(run) for run in find_runs(here / "runs")], here / "runs", 80)
+    head, _, *rows = cells(text[: text.index("\n\n")])
+    assert "not shown, for lack of space: origin, on disk" in text
+    assert "test %" in head
+    assert len({row[0] for row in rows}) == 3
+
+
 @pytest.mark.parametrize("end", [[], ["failed"], ["stalled"]])
 def test_the_report_of_a_run_that_could_not_draw_it_is_drawn_where_it_can_be_and_is_not_named_in_the_csv(
     capfd: pytest.CaptureFixture[str], end: list[timeline.Kind]
@@ -170,8 +183,8 @@ def test_a_name_that_is_not_utf8_is_escaped(here: Path) -> None:
     write_sums(run / "final")
     RunFolder(run).report.touch()
     assert cli.run(["runs", "list", "--csv", "out.csv"]) == cli.run(["runs", "best"]) == 0
-    for table in ("out.csv", "best-models/models.csv"):
-        assert "runs/caf\\udce9" in (here / table).read_text(encoding="utf-8")
+    for file in ("out.csv", "best-models/models.csv"):
+        assert "runs/caf\\udce9" in (here / file).read_text(encoding="utf-8")
     assert '<a href="caf%E9/report.html">caf\\udce9</a>' in (here / "runs" / "index.html").read_text(encoding="utf-8")
 
 
