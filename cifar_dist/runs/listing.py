@@ -139,17 +139,17 @@ def written(run: RunFolder) -> float:
     return max(times, default=0.0)
 
 
+_RUNS = Path("runs")
 _COLUMNS = ("state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk", "written (UTC)")
 _NUMBERS = ("epochs", "val %", "test %", "parameters", "time", "on disk")
 _DISPENSABLE = ("origin", "on disk", "parameters", "written (UTC)", "TTA", "time", "model", "data")
 
 
-def table(entries: Sequence[ListedRun], folder: Path, width: int | None = None) -> str:
+def table(entries: Sequence[ListedRun], width: int | None = None) -> str:
     """Format a Markdown table with one run per line, named as ``cifar-dist report`` and other commands accept it.
 
     Args:
         entries: the runs.
-        folder: their folder, which is not printed.
         width: of a terminal; None for no limit.
     """
     names = data_names([entry.result for entry in entries])
@@ -158,7 +158,7 @@ def table(entries: Sequence[ListedRun], folder: Path, width: int | None = None) 
     shown["origin"] = any(of_run["origin"] for of_run in cells)
     columns = [*_COLUMNS, *(column for column, is_shown in shown.items() if is_shown)]
     rows = [
-        [_name(entry.run.path, folder), *(of_run.get(column, "") for column in columns)]
+        [_name(entry.run.path), *(of_run.get(column, "") for column in columns)]
         for entry, of_run in zip(entries, cells, strict=True)
     ]
     return markdown(["run", *columns], rows, _NUMBERS, width=width, dispensable=_DISPENSABLE)
@@ -219,5 +219,8 @@ def _length(path: Path) -> int:
         return 0
 
 
-def _name(path: Path, folder: Path) -> str:
-    return str(path.relative_to(folder)) if folder in path.parents else str(path)
+def _name(path: Path) -> str:
+    """Name a run as :func:`find_run` finds it: below ``runs`` without that, elsewhere by its path."""
+    if _RUNS in path.parents:
+        return str(path.relative_to(_RUNS))
+    return str(path) if "/" in str(path) else f"./{path}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import NoReturn
 
 from cifar_dist import __version__
 from cifar_dist.config.overrides import split_settings
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.verbs.arguments import add_action
 from cifar_dist.verbs.registry import VERBS
 
@@ -22,8 +23,12 @@ class Parser(argparse.ArgumentParser):
     def options(self) -> set[str]:
         """Return the options of this parser and of those below it."""
         found = {option for action in self._actions for option in action.option_strings}
-        below = (action.choices.values() for action in self._actions if isinstance(action, argparse._SubParsersAction))
-        return found.union(*(parser.options() for parsers in below for parser in parsers))
+        return found.union(*(parser.options() for parser in self._below().values()))
+
+    def _below(self) -> dict[str, Parser]:
+        """Return the parsers of its actions, by their names."""
+        below = (action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        return {name: parser for parsers in below for name, parser in parsers.items()}
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -34,6 +39,8 @@ class Parser(argparse.ArgumentParser):
         word is an option has the action that it ``implies``.
         """
         implied = self.get_default("implies")
+        if implied and args and args[0] not in self._below() and os.path.isdir(args[0]):
+            raise UserError(f"'{args[0]}' is a folder; list its runs: {self.prog} {implied} {quoted(args[0])}")
         if implied and args is not None and (not args or args[0].startswith("-")) and not {"-h", "--help"} & set(args):
             args = [implied, *args]
         if self.get_default("words") is not None:

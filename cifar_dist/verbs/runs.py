@@ -94,7 +94,7 @@ def _list(arguments: argparse.Namespace) -> int:
         check_writable(out, "--csv", *(path for run in runs for path in run.essential))
     entries = sorted(map(describe, runs), key=_ORDERS[arguments.sort])
     shown = stream_for_people(out)
-    print(table(entries, arguments.folder, table_width(shown)), end="", file=shown)
+    print(table(entries, table_width(shown)), end="", file=shown)
     for entry in entries:
         if entry.problem:
             warn(entry.problem)

@@ -51,7 +51,7 @@ def test_a_run_is_training_then_killed_then_finished(tiny: Path, capsys: pytest.
     job = start([TRAIN, *words, "--train.epochs", "100000"])
     try:
         wait_for_records(runs / "it", 3, job)
-        assert listed(capsys, "list", str(runs))[0][:3] == ["it", "training", "tiny-cnn"]
+        assert listed(capsys, "list", str(runs))[0][:3] == [str(runs / "it"), "training", "tiny-cnn"]
         assert cli.run(["runs", "clean", str(runs), "--yes"]) == 0, "and is left alone"
         assert "in use by process" in capsys.readouterr().err
     finally:
@@ -61,9 +61,9 @@ def test_a_run_is_training_then_killed_then_finished(tiny: Path, capsys: pytest.
     shutil.rmtree(runs)
     assert train(*words)[0].returncode == 0
     (line,) = listed(capsys, "list", str(runs))
-    assert line[:4] == ["it", "finished", "tiny-cnn", "2 of 2"]
+    assert line[:4] == [str(runs / "it"), "finished", "tiny-cnn", "2 of 2"]
     assert line[6] == "0"
-    assert listed(capsys, "list", str(runs / "it")) == [[str(runs / "it"), *line[1:]]], "a run alone"
+    assert listed(capsys, "list", str(runs / "it")) == [line], "a run alone"
     (runs / "it" / "metrics.jsonl").unlink()
     capsys.readouterr()
     cli.run(["runs", "list", str(runs)])
@@ -110,7 +110,7 @@ def test_a_narrow_terminal_tells_the_runs_of_a_sweep_apart_without_their_origin(
         write_run(here / "runs" / name, CONFIG, val=0.9, test=0.9)
     event = timeline.Event(timeline.utc(), "extended", 4, 1, note="train.epochs 2 -> 4")
     timeline.append(here / "runs" / names[0] / "timeline.jsonl", event)
-    text = table([describe(run) for run in find_runs(here / "runs")], here / "runs", 80)
+    text = table([describe(run) for run in find_runs(Path("runs"))], 80)
     head, _, *rows = cells(text[: text.index("\n\n")])
     assert "not shown, for lack of space: origin, on disk" in text
     assert "test %" in head
@@ -291,6 +291,30 @@ def test_a_folder_without_runs_is_one_line(here: Path) -> None:
         cli.run(["runs"])
     with pytest.raises(UserError, match=r"invalid choice: 'lst'.*; see: cifar-dist runs --help"):
         cli.run(["runs", "lst"])
+    for folder in ("many/of them", "runs/list"):
+        Path(folder).mkdir(parents=True)
+    with pytest.raises(
+        UserError, match=r"^'many/of them' is a folder; list its runs: cifar-dist runs list 'many/of th"
+    ):
+        cli.run(["runs", "many/of them", "--sort", "name"])
+    with pytest.raises(UserError, match="runs contains no run yet"):
+        cli.run(["runs", "list"])
+
+
+def test_a_name_in_the_list_is_accepted_by_other_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also that of a run outside of runs/ whose namesake is in it."""
+    for path in ("runs/a", "runs/b/a", "elsewhere/a", "a", "c"):
+        write_run(here / path, CONFIG)
+    for folder, found in (
+        ("runs", ["runs/a", "runs/b/a"]),
+        ("runs/b", ["runs/b/a"]),
+        ("elsewhere", ["elsewhere/a"]),
+        (str(here / "elsewhere"), ["elsewhere/a"]),
+        (".", ["a", "c", "elsewhere/a", "runs/a", "runs/b/a"]),
+    ):
+        names = [line[0] for line in listed(capsys, "list", folder, "--sort", "name")]
+        assert [find_run(name).path.resolve() for name in names] == [here / path for path in found]
+    assert [line[0] for line in listed(capsys, "list", "runs/b")] == ["b/a"]
 
 
 def test_a_linked_run_is_listed_once_and_not_renamed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,7 +334,7 @@ def test_a_run_is_named_by_its_name_or_by_a_dot(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_run(here / "runs" / "a", CONFIG)
-    assert listed(capsys, "list", "a")[0][0] == "runs/a"
+    assert listed(capsys, "list", "a")[0][0] == "a"
     monkeypatch.chdir(here / "runs" / "a")
     assert cli.run(["runs", "rename", ".", "b"]) == 0
     assert f". is now {here}/runs/b" in capsys.readouterr().out

@@ -44,9 +44,9 @@ def test_a_finished_run_is_extended_as_if_it_had_had_the_length_from_the_start(p
     assert [one.path.name.rpartition("_model_")[2] for one in evaluations] == ["step-00000005", "final"]
     assert not any(changed_files(one.path) for one in evaluations)
     assert ("extended", 5, "train.epochs 3 -> 4, train.max_steps 5 -> 0") in events(run)
-    listed = table([describe(RunFolder(run)), describe(RunFolder(place.whole))], place.runs)
+    listed = table([describe(RunFolder(run)), describe(RunFolder(place.whole))])
     assert "| extended after step 5: train.epochs 3 -> 4, train.max_steps 5 -> 0 |" in listed
-    assert "origin" not in table([describe(RunFolder(place.whole))], place.runs)
+    assert "origin" not in table([describe(RunFolder(place.whole))])
 
 
 @pytest.mark.parametrize(
