@@ -36,12 +36,14 @@ class Overlaid:
         records: of its ``metrics.jsonl``.
         steps_per_epoch: optimizer steps; 0 if unknown.
         test: accuracy of the final evaluation, a fraction; None before that.
+        split: of the final evaluation; empty before that.
     """
 
     name: str
     records: Sequence[Record]
     steps_per_epoch: int
     test: float | None
+    split: str
 
 
 def draw_overlay(runs: Sequence[Overlaid], path: Path) -> Path:
@@ -66,13 +68,19 @@ def draw_overlay(runs: Sequence[Overlaid], path: Path) -> Path:
             axes.set_xlim(left=0)
         loss.set_ylim(bottom=0, top=_common_top(tops))
         accuracy.yaxis.set_major_formatter(lambda value, _: PERCENT.format(x=100 * value))
-        for split in ("train", "val", "test"):
-            _plot(accuracy, split, [], GREY, label=split)
+        for split, label in (("train", "train"), ("val", "val"), ("test", _name_final(runs))):
+            _plot(accuracy, split, [], GREY, label=label)
         accuracy.legend(loc="best")
         names = short_names([run.name for run in runs], _NAME)
         # Not as labels of the lines: Matplotlib hides those that begin with a "_".
         drawing.legend(lines, names, loc="outside lower center", ncols=4)
     return path
+
+
+def _name_final(runs: Sequence[Overlaid]) -> str:
+    """Name the final evaluations, which may be on other splits than test."""
+    splits = {run.split for run in runs if run.split} or {"test"}
+    return "test" if splits == {"test"} else f"final ({', '.join(sorted(splits))})"
 
 
 def _common_top(tops: Sequence[float]) -> float | None:

@@ -59,6 +59,11 @@ class Result:
         return self.final.accuracy if self.final else None
 
     @property
+    def eval_split(self) -> str:
+        """The split of the final evaluation; empty before that."""
+        return self.final.split or self.config.eval.split if self.final else ""
+
+    @property
     def tta(self) -> str:
         """The views of the final evaluation; empty before that."""
         return self.final.tta if self.final else ""
@@ -83,10 +88,16 @@ class Result:
             "epochs": self.progress,
             "train %": percent_cell(self.train_accuracy),
             "val %": percent_cell(self.val_accuracy),
-            "test %": percent_cell(self.test_accuracy),
+            "test %": final_cell(self.test_accuracy, self.eval_split),
             "TTA": self.tta,
             "time": duration(self.seconds) if self.epochs else "",
         }
+
+
+def final_cell(accuracy: float | None, split: str) -> str:
+    """Format an accuracy for the column ``test %``, with its split where that is another: ``91.08 (val)``."""
+    cell = percent_cell(accuracy)
+    return f"{cell} ({split})" if cell and split != "test" else cell
 
 
 def read_result(run: RunFolder) -> Result:

@@ -21,7 +21,8 @@ from cifar_dist.runs.listing import ListedRun
 from cifar_dist.tracking.metrics import val_accuracies, val_accuracy_of
 
 TABLE = "models.csv"
-_HEAD: Final = ["file", "run", "checkpoint", "model", "dataset", "parameters", "val_accuracy", "test_accuracy"]
+_EARLIER_HEAD: Final = ["file", "run", "checkpoint", "model", "dataset", "parameters", "val_accuracy", "test_accuracy"]
+_HEAD: Final = [*_EARLIER_HEAD, "eval_split"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class BestModel:
         name: the checkpoint's, or ``final``.
         weights: their safetensors file, or its parts.
         val: validation accuracy, a fraction; None if it was not measured.
-        test: test accuracy of these weights; None if it was not measured.
+        test: accuracy of these weights in an evaluation such as the final one; None if it was not measured.
+        split: of that evaluation; empty if there was none.
         data: names what the run is trained on, as :func:`data_names` does.
     """
 
@@ -42,6 +44,7 @@ class BestModel:
     weights: tuple[Path, ...]
     val: float | None
     test: float | None
+    split: str
     data: str = ""
 
     @property
@@ -127,7 +130,7 @@ def _refuse_foreign(out: Path) -> None:
         raise UserError(f"{out} is the working directory, which would be replaced; use another --out")
     with (out / TABLE).open(newline="", encoding="utf-8", errors="replace") as file:
         table = csv.DictReader(file)
-        own = {TABLE, *(row["file"] for row in table)} if table.fieldnames == _HEAD else set()
+        own = {TABLE, *(row["file"] for row in table)} if table.fieldnames in (_HEAD, _EARLIER_HEAD) else set()
     if not own:
         raise UserError(f"{out} has a {TABLE} that runs best has not written; use another --out")
     foreign = sorted(path.name for path in out.iterdir() if path.name not in own)
@@ -149,7 +152,8 @@ def _best_of(entry: ListedRun, warn: Callable[[str], None]) -> BestModel | None:
             accuracy = val_accuracy_of(state, val_accuracies(folder))
             if accuracy is not None or not folder.final.is_file():
                 test = _test_accuracy(folder, entry.result, path.name, state.step)
-                return BestModel(entry, path.name, checkpoint.evaluated_weights(path), accuracy, test)
+                split = "" if test is None else entry.result.config.eval.split
+                return BestModel(entry, path.name, checkpoint.evaluated_weights(path), accuracy, test, split)
         except UserError as error:
             what, _, _ = str(error).partition("; ")  # the remedies are those of a command that takes a step
             what += f"; {verify}"
@@ -162,7 +166,7 @@ def _best_of(entry: ListedRun, warn: Callable[[str], None]) -> BestModel | None:
     if changed_files(folder.final.parent):
         warn(f"{entry.run.path} is left out: {folder.final} is damaged; {verify}")
         return None
-    return BestModel(entry, FINAL, (folder.final,), entry.val, entry.test)
+    return BestModel(entry, FINAL, (folder.final,), entry.val, entry.test, entry.result.eval_split)
 
 
 def _test_accuracy(run: RunFolder, result: Result, name: str, step: int) -> float | None:
@@ -189,5 +193,5 @@ def _table(models: Sequence[BestModel], names: Sequence[str]) -> str:
     for model, name in zip(models, names, strict=True):
         result = model.entry.result
         about = (result.config.model.name, model.data, result.parameters) if result else ("", "", "")
-        rows.append([name, model.entry.run.path, model.name, *about, model.val, model.test])
+        rows.append([name, model.entry.run.path, model.name, *about, model.val, model.test, model.split])
     return csv_text(_HEAD, rows)

@@ -32,7 +32,7 @@ class Comparison:
     def markdown(self, width: int | None = None) -> str:
         """Format a column for each run, its results below its settings, with the best accuracy in bold.
 
-        No accuracy is the best among those on different data.
+        No accuracy is the best among those on different data or splits.
 
         Args:
             width: of the terminal that it must fit into; None for no limit.
@@ -41,11 +41,12 @@ class Comparison:
         rows = [[f"`{short_key(key, differ)}`", *values] for key, values in differ.items()]
         rows += self._plugin_versions()
         data = data_names(self.results)
-        is_same_data = len(set(data)) == 1
+        splits = {result.eval_split for result in self.results if result.final}
+        is_comparable = {"val %": len(set(data)) == 1, "test %": len(set(data)) == 1 and len(splits) < 2}
         rows.append(["data", *data])
         for column in ("parameters", "epochs", "train %", "val %", "test %", "TTA", "time"):
             cells = [result.cells[column] for result in self.results]
-            rows.append([column, *(_best(cells) if is_same_data and column in ("val %", "test %") else cells)])
+            rows.append([column, *(_best(cells) if is_comparable.get(column) else cells)])
         rows.append(["on", *(_on(result) for result in self.results)])
         rows = [row for row in rows if any(row[1:])]
         return markdown_folded(["", *self.names], rows, width)
@@ -62,7 +63,8 @@ class Comparison:
         runs = []
         for name, run, result in zip(self.names, self.runs, self.results, strict=True):
             records = metrics.read(run.metrics)
-            runs.append(Overlaid(name, records, result.facts.steps_per_epoch, result.test_accuracy))
+            facts, accuracy = result.facts, result.test_accuracy
+            runs.append(Overlaid(name, records, facts.steps_per_epoch, accuracy, result.eval_split))
         return draw_overlay(runs, path)
 
     @property
@@ -73,9 +75,11 @@ class Comparison:
 
 
 def _best(cells: Sequence[str]) -> list[str]:
-    """Percentages, the highest in bold if there are several."""
-    best = max((float(cell) for cell in cells if cell), default=None)
-    return [f"**{cell}**" if len(cells) > 1 and cell and float(cell) == best else cell for cell in cells]
+    """Percentages, each with its split where that is named, the highest in bold if there are several."""
+    values = [float(cell.split()[0]) if cell else None for cell in cells]
+    best = max((value for value in values if value is not None), default=None)
+    is_best = [len(cells) > 1 and value is not None and value == best for value in values]
+    return [f"**{cell}**" if is_one else cell for cell, is_one in zip(cells, is_best, strict=True)]
 
 
 def _on(result: Result) -> str:

@@ -166,16 +166,16 @@ def table(entries: Sequence[ListedRun], width: int | None = None) -> str:
 
 def to_csv(entries: Sequence[ListedRun]) -> str:
     """Format a CSV for programs: fractions, seconds, bytes; empty if unknown."""
-    figures = ["train_accuracy", "val_accuracy", "test_accuracy", "tta", "seconds"]
+    figures = ["train_accuracy", "val_accuracy", "test_accuracy", "eval_split", "tta", "seconds"]
     head = ["run", "state", "model", "dataset", "fingerprint", "parameters", "epochs", "epochs_asked"]
     rows = []
     for entry in entries:
-        cells: list[object] = [None] * 11
+        cells: list[object] = [None] * 12
         if result := entry.result:
             config, facts = result.config, result.facts
             cells = [config.model.name, facts.dataset, facts.fingerprint, result.parameters]
             cells += [result.epochs, config.train.epochs]
-            cells += [result.train_accuracy, entry.val, entry.test, result.tta, result.seconds]
+            cells += [result.train_accuracy, entry.val, entry.test, result.eval_split, result.tta, result.seconds]
         origin = entry.result.origin if entry.result else None
         rows.append([entry.run.path, entry.state, *cells, entry.bytes, timeline.utc(entry.written), origin])
     return csv_text([*head, *figures, "bytes", "written", "origin"], rows)

@@ -204,7 +204,7 @@ def _report_end(one: _Job, code: int, total: int, interrupted: bool) -> None:
     """Print one line for a run that ended, after the last lines of its captured output if it failed."""
     if code == EXIT_DONE:
         result = read_result(one.run.folder)
-        accuracies = [("val", result.val_accuracy), ("test", result.test_accuracy)]
+        accuracies = [("val", result.val_accuracy), (result.eval_split, result.test_accuracy)]
         figures = [f"{split} {percent(value)}" for split, value in accuracies if value is not None]
         outcome = ", ".join(["finished", *figures, duration(result.seconds)])
     elif interrupted:

@@ -77,7 +77,7 @@ def test_a_caption_is_not_wider_than_its_cell(tmp_path: Path) -> None:
 def test_ticks_of_an_accuracy_are_what_they_stand_for(tmp_path: Path, drawn: list[Figure], accuracy: float) -> None:
     records = [Record(step, 0, "train", 1.0, accuracy + 0.002 * step, 10, 0.1, 0.1) for step in range(1, 4)]
     curves.draw_curves(records, [], tmp_path, 3)
-    overlay.draw_overlay([overlay.Overlaid("a", records, 3, None)], tmp_path / "overlay.png")
+    overlay.draw_overlay([overlay.Overlaid("a", records, 3, None, "")], tmp_path / "overlay.png")
     for axes, unit in ((drawn[1].axes[0], 1), (drawn[-1].axes[1], 100)):
         labels = [label.get_text().removesuffix(" %") for label in axes.get_yticklabels()]
         assert [float(label) for label in labels] == pytest.approx(unit * axes.get_yticks())
@@ -91,7 +91,7 @@ def test_an_early_outlier_flattens_no_curve_and_is_named_and_a_loss_that_rose_is
     records = [Record(step, step - 1, "train", 2.3 / step, 0.5, 10, 0.1, lr=0.1) for step in (1, 2, 3)]
     records += [Record(step, step - 1, "val", loss, 0.5, 10, 0.1) for step, loss in enumerate(losses, 1)]
     curves.draw_curves(records, [], tmp_path, 1)
-    overlay.draw_overlay([overlay.Overlaid("a", records, 1, None)], tmp_path / "overlay.png")
+    overlay.draw_overlay([overlay.Overlaid("a", records, 1, None, "")], tmp_path / "overlay.png")
     assert tops[0] < drawn[-1].axes[0].get_ylim()[1] < tops[1]
     for one in drawn[:-1]:
         for axes in one.axes:
@@ -105,11 +105,26 @@ def test_a_run_that_has_diverged_flattens_no_other(tmp_path: Path, drawn: list[F
     for name, last in (("a", 0.5), ("b", 0.7), ("diverged", 9000.0)):
         records = [Record(step, step - 1, "train", 2.3 / step, 0.5, 10, 0.1, lr=0.1) for step in (1, 2, 3)]
         records += [Record(step, step - 1, "val", loss, 0.5, 10, 0.1) for step, loss in enumerate((2.0, 1.0, last), 1)]
-        runs.append(overlay.Overlaid(name, records, 1, None))
+        runs.append(overlay.Overlaid(name, records, 1, None, ""))
     overlay.draw_overlay(runs, tmp_path / "overlay.png")
     assert 2 < drawn[0].axes[0].get_ylim()[1] < 6
     overlay.draw_overlay(runs[2:], tmp_path / "overlay.png")
     assert drawn[1].axes[0].get_ylim()[1] > 9000
+
+
+def test_the_legend_names_the_splits_of_the_final_evaluations(tmp_path: Path, drawn: list[Figure]) -> None:
+    records = [Record(1, 0, "train", 1.0, 0.5, 10, 0.1)]
+    for splits, said in (
+        ([""], "test"),
+        (["test"], "test"),
+        (["val", ""], "final (val)"),
+        (["val", "train"], "final (train, val)"),
+    ):
+        runs = [overlay.Overlaid(split, records, 1, 0.5 if split else None, split) for split in splits]
+        overlay.draw_overlay(runs, tmp_path / "overlay.png")
+        legend = drawn[-1].axes[1].get_legend()
+        assert legend is not None
+        assert [text.get_text() for text in legend.get_texts()] == ["train", "val", said]
 
 
 def test_the_legend_covers_no_curve_that_rises_or_falls(tmp_path: Path, drawn: list[Figure]) -> None:
@@ -124,8 +139,8 @@ def test_the_legend_covers_no_curve_that_rises_or_falls(tmp_path: Path, drawn: l
 
 def test_no_two_of_many_runs_look_alike(tmp_path: Path, drawn: list[Figure]) -> None:
     records = [Record(1, 0, "train", 1.0, 0.5, 10, 0.1), Record(1, 0, "val", 1.0, 0.5, 10, 0.1)]
-    runs = [overlay.Overlaid(f"_{number}", records, 1, None) for number in range(10)]
-    runs += [overlay.Overlaid(f"{'a-long-name-' * 3}of-seed-{seed}", records, 1, None) for seed in (1, 2)]
+    runs = [overlay.Overlaid(f"_{number}", records, 1, None, "") for number in range(10)]
+    runs += [overlay.Overlaid(f"{'a-long-name-' * 3}of-seed-{seed}", records, 1, None, "") for seed in (1, 2)]
     overlay.draw_overlay(runs, tmp_path / "overlay.png")
     handles = drawn[0].legends[0].get_lines()
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == short_names([run.name for run in runs], 36)

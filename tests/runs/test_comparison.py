@@ -11,7 +11,7 @@ from PIL import Image
 from support.run_folders import cells, write_run
 
 from cifar_dist import cli
-from cifar_dist.config import Config, ModelConfig, RunConfig, SGDConfig, TrainConfig
+from cifar_dist.config import Config, EvalConfig, ModelConfig, RunConfig, SGDConfig, TrainConfig
 from cifar_dist.errors import UserError
 from cifar_dist.files.checksums import sha256
 from cifar_dist.run_folder.kept_plugins import keep_copies
@@ -70,6 +70,24 @@ def test_no_accuracy_is_the_best_among_those_on_other_data(here: Path, capsys: p
     lines = cells(capsys.readouterr().out)
     assert ["val %", "70.00", "80.00"] in lines
     assert ["data", "digits", "letters"] in lines
+
+
+def test_no_accuracy_is_the_best_among_those_on_other_splits(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """None is presented as one on test images, either."""
+    on_val, on_train = (
+        replace(CONFIG, eval=evaluation) for evaluation in (EvalConfig(split="val"), EvalConfig(split="train"))
+    )
+    for name, config, test in (("a", on_val, 0.9), ("b", on_train, 0.8), ("c", on_val, 0.8), ("d", CONFIG, 0.8)):
+        write_run(here / "runs" / name, config, val=0.7, test=test)
+    write_run(here / "runs" / "e", CONFIG, val=0.7)
+
+    def compared(*names: str) -> list[str]:
+        assert cli.run(["runs", "compare", *names]) == 0
+        return next(line[1:] for line in cells(capsys.readouterr().out) if line[0] == "test %")
+
+    assert compared("a", "b") == ["90.00 (val)", "80.00 (train)"]
+    assert compared("a", "c", "e") == ["**90.00 (val)**", "80.00 (val)", ""]
+    assert compared("c", "d") == ["80.00 (val)", "80.00"]
 
 
 def test_data_of_one_name_is_the_same_only_with_the_same_content(

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from support.running import TRAIN, finish, spawn, start, train, wait_for_records
 from support.without_rights import public_folder, without_rights
 
 from cifar_dist import cli
-from cifar_dist.config import Config, ModelConfig, TrainConfig
+from cifar_dist.config import Config, EvalConfig, ModelConfig, TrainConfig
 from cifar_dist.errors import UserError
 from cifar_dist.files.checksums import write_sums
 from cifar_dist.run_folder import RunFolder, find_run
@@ -170,12 +171,39 @@ def test_the_csv_has_the_exact_numbers(here: Path, capsys: pytest.CaptureFixture
     with open("out.csv", newline="") as text:
         (line,) = csv.DictReader(text)
     assert (line["run"], line["val_accuracy"], line["test_accuracy"]) == ("runs/a", "0.123456", "0.5")
+    assert (line["eval_split"], line["tta"]) == ("test", "mirror")
     assert (line["dataset"], line["epochs_asked"], line["bytes"]) == ("digits", "4", str(disk_bytes(run)))
     capsys.readouterr()
     for words in (["list", "--csv", "no/out"], ["compare", "runs/a", "--picture", "no/out"]):
         with pytest.raises(UserError, match=r"^no/out cannot be written: the folder no does not exist; use another --"):
             cli.run(["runs", *words])
         assert capsys.readouterr().out == "", "before the work"
+
+
+def test_a_final_evaluation_on_another_split_is_not_said_to_be_on_test(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(here / "runs" / "a", replace(CONFIG, eval=EvalConfig(split="val")), test=0.5)
+    write_sums(run / "final")
+    assert listed(capsys, "list", "--csv", "out.csv")[0][5] == "50.00 (val)"
+    assert ">50.00 (val)</td>" in (here / "runs" / "index.html").read_text()
+    assert cli.run(["runs", "best"]) == 0
+    assert cells(capsys.readouterr().out)[2][3] == "50.00 (val)"
+    for file in ("out.csv", "best-models/models.csv"):
+        with open(file, newline="") as text:
+            (line,) = csv.DictReader(text)
+        assert (line["test_accuracy"], line["eval_split"]) == ("0.5", "val")
+
+
+def test_the_best_models_of_an_earlier_version_are_replaced(here: Path) -> None:
+    """Its table had no column for the split."""
+    write_sums(write_run(here / "runs" / "a", CONFIG, test=0.5) / "final")
+    assert cli.run(["runs", "best"]) == 0
+    models = here / "best-models" / "models.csv"
+    written = models.read_text()
+    models.write_text("".join(line.rpartition(",")[0] + "\n" for line in written.splitlines()))
+    assert cli.run(["runs", "best"]) == 0
+    assert models.read_text() == written
 
 
 def test_a_name_that_is_not_utf8_is_escaped(here: Path) -> None:

@@ -54,7 +54,7 @@ def write_run(
             "checkpoint": "final",
             "accuracy": test,
             "samples": 10,
-            "split": "test",
+            "split": config.eval.split,
             "data": dataset,
             "tta": config.eval.tta,
         }

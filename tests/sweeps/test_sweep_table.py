@@ -175,8 +175,7 @@ def test_no_validation_accuracy_is_compared_with_a_test_accuracy(file: str) -> N
 def test_no_row_is_the_best_on_several_splits(file: str) -> None:
     Path(file).write_text('recipe = "base.toml"\ngrid.eval.split = ["val", "test"]')
     val, test = (row.runs[0] for row in load(file).rows)
-    ending = next(write(val, test=0.9).glob("evaluations/*/summary.json"))
-    ending.write_text(ending.read_text().replace('"test"', '"val"'))
+    write(val, test=0.9)
     write(test, test=0.8)
     assert best(file) == []
 
