@@ -152,13 +152,15 @@ def _headline(
     ]
     state = read_state(run)
     best = max((row.val_accuracy for row in rows if not math.isnan(row.val_accuracy)), default=None)
-    if known:
+    if known and (known[0].checkpoint == FINAL or best is None):
         value = _percent(known[0].accuracy)
         beside = _about_accuracy(known[0])
         if best is not None:
             beside += f"<br>best validation accuracy {_percent(best)}"
     elif best is not None:
         value, beside = _percent(best), "best validation accuracy" + " so far" * (state != "finished")
+        if known:  # of some weights on some split
+            beside += f"<br>{_percent(known[0].accuracy)} {_about_accuracy(known[0])}"
     else:
         value, beside = "", "not evaluated yet"
     end = timeline.last_of_a_process(events)

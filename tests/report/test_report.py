@@ -358,6 +358,20 @@ def test_the_headline_says_that_a_run_was_killed_or_is_finished(digits: Path, tm
     assert "best validation accuracy<" in page, "it is finished: its data has no split to evaluate at the end"
 
 
+def test_an_evaluation_of_an_unfinished_run_is_beside_the_headline(digits: Path, tmp_path: Path, undrawn: None) -> None:
+    run = make_run(tmp_path, digits)
+    evaluate_again(run, "20990102-000000", checkpoint="step-00000020", accuracy=0.2)
+    page = write_report(RunFolder(run)).read_text()
+    assert '"figure">85.70<' in page
+    (final,) = [path for path in (run / "evaluations").iterdir() if "_0.9000_" in path.name]
+    shutil.rmtree(final)
+    page = write_report(RunFolder(run)).read_text()
+    assert (
+        '"figure">93.33<small>&thinsp;%</small></span><span class="beside">best validation accuracy so far<br>' in page
+    )
+    assert "<br>20.00 % accuracy of <bdi>step-00000020</bdi> on " in page
+
+
 def test_a_run_that_cannot_be_written_is_refused_with_a_remedy(digits: Path) -> None:
     with public_folder() as runs:
         run = make_run(runs, digits)
