@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from cifar_dist.report.curves import steps_so_far, thin, usual_loss
+from cifar_dist.report.results import name_final
 from cifar_dist.report.style import BLUE, GREEN, GREY, INK, MARKABLE, ORANGE, PERCENT, PURPLE, RED, figure, short_names
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.table import EpochRow, EpochTable
@@ -68,19 +69,13 @@ def draw_overlay(runs: Sequence[Overlaid], path: Path) -> Path:
             axes.set_xlim(left=0)
         loss.set_ylim(bottom=0, top=_common_top(tops))
         accuracy.yaxis.set_major_formatter(lambda value, _: PERCENT.format(x=100 * value))
-        for split, label in (("train", "train"), ("val", "val"), ("test", _name_final(runs))):
+        for split, label in (("train", "train"), ("val", "val"), ("test", name_final(run.split for run in runs))):
             _plot(accuracy, split, [], GREY, label=label)
         accuracy.legend(loc="best")
         names = short_names([run.name for run in runs], _NAME)
         # Not as labels of the lines: Matplotlib hides those that begin with a "_".
         drawing.legend(lines, names, loc="outside lower center", ncols=4)
     return path
-
-
-def _name_final(runs: Sequence[Overlaid]) -> str:
-    """Name the final evaluations, which may be on other splits than test."""
-    splits = {run.split for run in runs if run.split} or {"test"}
-    return "test" if splits == {"test"} else f"final ({', '.join(sorted(splits))})"
 
 
 def _common_top(tops: Sequence[float]) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -88,16 +88,25 @@ class Result:
             "epochs": self.progress,
             "train %": percent_cell(self.train_accuracy),
             "val %": percent_cell(self.val_accuracy),
-            "test %": final_cell(self.test_accuracy, self.eval_split),
+            "test %": with_split(percent_cell(self.test_accuracy), self.eval_split),
             "TTA": self.tta,
             "time": duration(self.seconds) if self.epochs else "",
         }
 
 
-def final_cell(accuracy: float | None, split: str) -> str:
-    """Format an accuracy for the column ``test %``, with its split where that is another: ``91.08 (val)``."""
-    cell = percent_cell(accuracy)
+def with_split(cell: str, split: str) -> str:
+    """Add its split to an accuracy in the column ``test %`` where that is another: ``91.08 (val)``."""
     return f"{cell} ({split})" if cell and split != "test" else cell
+
+
+def name_final(splits: Iterable[str]) -> str:
+    """Name final evaluations in a legend: ``test``, or ``final (val)`` where they are on other splits.
+
+    Args:
+        splits: of each run; empty before its evaluation.
+    """
+    known = {split for split in splits if split} or {"test"}
+    return "test" if known == {"test"} else f"final ({', '.join(sorted(known))})"
 
 
 def read_result(run: RunFolder) -> Result:

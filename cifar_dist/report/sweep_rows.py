@@ -32,10 +32,11 @@ class Compared:
     beside: str = ""
 
 
-def draw_comparison(title: str, rows: Sequence[Compared], path: Path) -> Path:
+def draw_comparison(title: str, rows: Sequence[Compared], path: Path, test: str = "test") -> Path:
     """Write the picture to ``path`` and return it.
 
-    Dots are runs, rings the means of rows, and bars their sample standard deviations.
+    Dots are runs, rings the means of rows, and bars their sample standard deviations; ``test`` names the final
+    evaluations in the legend.
 
     Raises:
         UserError: there are more rows than a picture has room for.
@@ -49,7 +50,7 @@ def draw_comparison(title: str, rows: Sequence[Compared], path: Path) -> Path:
         axes = drawing.subplots()
         axes.set_title(title)
         for split, colour, shift in _SPLITS:
-            label: str | None = split
+            label: str | None = test if split == "test" else split
             for place, row in enumerate(rows):
                 values = [100 * value for value in (row.val if split == "val" else row.test)]
                 if not values:

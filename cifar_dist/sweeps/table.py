@@ -11,7 +11,7 @@ from typing import Final
 from cifar_dist.config.changes import differences, short_key
 from cifar_dist.config.settings import settings_of
 from cifar_dist.formatting import csv_text, duration, markdown, percent_cell
-from cifar_dist.report.results import Result, State, data_names, read_result, read_state
+from cifar_dist.report.results import Result, State, data_names, name_final, read_result, read_state, with_split
 from cifar_dist.report.sweep_rows import Compared, draw_comparison
 from cifar_dist.sweeps.sweep import Row, Run, Sweep
 from cifar_dist.tracking.begun import has_begun
@@ -52,7 +52,8 @@ class Line:
         settings: its value of each setting that varies, as TOML writes it.
         parameters: of its network.
         train, val, test: accuracies; train is the mean over the steps of the last epoch, test the evaluation that ended
-            the run (of ``eval.split``).
+            the run.
+        eval_split: the split of that evaluation; empty if there was none.
         seconds: of training.
         finished: the results that these figures are of.
         runs: how far it is: ``3 of 3``, ``1 of 3, epoch 4 of 34, failed at epoch 2 of 34``, ``not run yet``; and how
@@ -65,6 +66,7 @@ class Line:
     train: Spread | None
     val: Spread | None
     test: Spread | None
+    eval_split: str
     seconds: Spread | None
     finished: tuple[Result, ...]
     runs: str
@@ -93,7 +95,8 @@ class Table:
                 line.name,
                 *line.settings,
                 f"{line.parameters:,}" if line.parameters is not None else "",
-                *(_shown(spread, percent_cell) for spread in (line.train, line.val, line.test)),
+                *(_shown(spread, percent_cell) for spread in (line.train, line.val)),
+                with_split(_shown(line.test, percent_cell), line.eval_split),
                 _shown(line.seconds, duration, spread=False),
                 line.runs,
             ]
@@ -106,11 +109,11 @@ class Table:
         """Write the accuracies as a picture to ``path``; returns it."""
         rows = []
         for line in self.lines:
-            beside = [f"test {_shown(line.test, percent_cell)} %"] if line.test else []
+            beside = [f"{line.eval_split} {_shown(line.test, percent_cell)} %"] if line.test else []
             beside += [f"{line.parameters / 1e6:.2f} M"] if line.parameters is not None else []
             val, test = (spread.values if spread else () for spread in (line.val, line.test))
             rows.append(Compared(line.name, val, test, ", ".join(beside)))
-        return draw_comparison(title, rows, path)
+        return draw_comparison(title, rows, path, name_final(line.eval_split for line in self.lines))
 
     def csv(self) -> str:
         """For a program: fractions and seconds, each with its deviation and its number of runs."""
@@ -121,8 +124,8 @@ class Table:
             cells: list[object] = []
             for spread in (line.train, line.val, line.test, line.seconds):
                 cells += [spread.mean, spread.deviation, spread.n] if spread else [None, None, 0]
-            rows.append([line.name, *line.settings, line.parameters, *cells, line.runs])
-        return csv_text(["row", *self.keys, "parameters", *columns, "runs"], rows)
+            rows.append([line.name, *line.settings, line.parameters, *cells, line.eval_split, line.runs])
+        return csv_text(["row", *self.keys, "parameters", *columns, "eval_split", "runs"], rows)
 
 
 def _best(lines: Sequence[Line]) -> list[Line]:
@@ -156,6 +159,7 @@ def _line(row: Row, settings: tuple[str, ...]) -> Line:
         train=Spread.of(result.train_accuracy for result in done),
         val=Spread.of(result.val_accuracy for result in done),
         test=Spread.of(result.test_accuracy for result in done),
+        eval_split=next((result.eval_split for result in done if result.final), ""),
         seconds=Spread.of(result.seconds for result in done),
         finished=tuple(done),
         runs=_progress(len(row.runs), len(done), [one for one in results if one[1] != "finished"], others),

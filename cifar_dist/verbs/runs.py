@@ -138,7 +138,7 @@ def _rename(arguments: argparse.Namespace) -> int:
 
 def _collect_best(arguments: argparse.Namespace) -> int:
     from cifar_dist.formatting import counted, markdown, percent_cell
-    from cifar_dist.report.results import final_cell
+    from cifar_dist.report.results import with_split
     from cifar_dist.runs.best_models import best_models, collect
     from cifar_dist.runs.listing import describe, find_runs
 
@@ -150,7 +150,7 @@ def _collect_best(arguments: argparse.Namespace) -> int:
             "run": str(model.entry.run.path),
             "checkpoint": model.name,
             "val %": percent_cell(model.val),
-            "test %": final_cell(model.test, model.split),
+            "test %": with_split(percent_cell(model.test), model.split),
         }
         for model in models
     ]

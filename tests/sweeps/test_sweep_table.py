@@ -178,6 +178,10 @@ def test_no_row_is_the_best_on_several_splits(file: str) -> None:
     write(val, test=0.9)
     write(test, test=0.8)
     assert best(file) == []
+    table = Table(load(file))
+    head, _, *lines = cells(table.markdown())
+    assert [line[head.index("test %")] for line in lines] == ["90.00 (val)", "80.00"]
+    assert [row["eval_split"] for row in csv.DictReader(table.csv().splitlines())] == ["val", "test"]
 
 
 @pytest.mark.parametrize(("second", "winners"), [(("a", "1"), ["lr=0.2"]), (("b", "1"), []), (("a", "2"), [])])
