@@ -272,6 +272,15 @@ class RunFolder:
         self._unlock()
         return discard(hidden)
 
+    def discard_all_but_range_test(self) -> None:
+        """Delete what ``lr-find`` has not written, and unlock the folder, which is not a run any more."""
+        lock = self.path / _LOCK
+        for path in set(self.path.iterdir()) - {self.lr_curve, self.figures, self.config, lock}:
+            discard(path)
+        discard(self.config)  # without it, a folder that has the others is refused
+        self._unlock()  # first, see :meth:`discard`
+        discard(lock)
+
     def _way_to_unlock(self, holder: str) -> str:
         """Say what to do if the machine of the process that has locked the folder is lost: some servers never know."""
         _, is_named, machine = holder.rpartition(" on ")

@@ -8,11 +8,16 @@ from cifar_dist.tracking import timeline
 
 
 def has_begun(folder: RunFolder) -> bool:
-    """Whether a step of the run was ever done, or a range test: by what is left of it, whatever was deleted.
+    """Whether a step of the run was ever done, or a range test: by what is left of it, whatever was deleted."""
+    return folder.lr_curve.exists() or has_trained(folder)
 
-    A run that began as a copy of another one's checkpoint has begun.
+
+def has_trained(folder: RunFolder) -> bool:
+    """Whether a step of the run was ever done, by what is left of it, whatever was deleted.
+
+    A run that began as a copy of another one's checkpoint has trained.
     """
-    results = (folder.saved, folder.final, folder.lr_curve)
+    results = (folder.saved, folder.final)
     if any(path.exists() for path in results) or any(map(list_complete, (folder.checkpoints, folder.evaluations))):
         return True
     has_metrics = folder.metrics.is_file() and folder.metrics.stat().st_size > 0

@@ -22,7 +22,7 @@ from cifar_dist.run_folder.settings import (
 )
 from cifar_dist.step_folder import step_name
 from cifar_dist.tracking import metrics, timeline
-from cifar_dist.tracking.begun import has_begun
+from cifar_dist.tracking.begun import has_trained
 from cifar_dist.tracking.lost_records import describe_lost_evaluations
 from cifar_dist.training.branch import begin_branch
 from cifar_dist.training.extension import change_length, state_to_continue
@@ -31,13 +31,20 @@ from cifar_dist.training.setup import TrainingSetup
 
 
 def discard_unbegun(folder: RunFolder) -> None:
-    """Delete a run that no process has begun to train, unless it waits as a job or has files that no run writes."""
+    """Delete a run that no process has begun to train, unless it waits as a job or has files that no run writes.
+
+    The curve of a range test stays, in a folder that is not a run any more.
+    """
     events = timeline.read(folder.timeline)
-    was_trained = timeline.last_of_a_process(events) is not None
+    was_started = timeline.last_of_a_process(events) is not None
     newest = folder.newest_checkpoint()  # of a branch, the copy with which it begins
     is_copy = any(event.kind == "branched" and step_name(event.step) == newest for event in events)
-    begun = was_trained or folder.lr_curve.exists() or (has_begun(folder) and not is_copy)
-    if not (begun or folder.job_script.exists() or folder.has_foreign_files()):
+    begun = was_started or (has_trained(folder) and not is_copy)
+    if begun or folder.job_script.exists() or folder.has_foreign_files():
+        return
+    if folder.lr_curve.exists():
+        folder.discard_all_but_range_test()
+    else:
         folder.discard()
 
 

@@ -156,6 +156,24 @@ def test_only_a_run_that_no_process_has_begun_is_discarded(tmp_path: Path) -> No
     assert not branch.exists()
 
 
+def test_only_the_curve_of_a_range_test_is_left_of_a_run_that_no_process_has_begun(tmp_path: Path) -> None:
+    for path in (write_run(tmp_path / "new", CONFIG, epochs=0), run_with(tmp_path / "branch", 1, best=1)):
+        run = RunFolder(path)
+        if path.name == "branch":
+            timeline.append(run.timeline, Event(timeline.utc(), "branched", 1, note="trained@1"))
+        run.lr_curve.write_text("{}")
+        run.figures.mkdir()
+        run.lr_curve_picture.touch()
+        run.lock()
+        discard_unbegun(run)
+        assert run.has_range_test_only()
+        assert run.lr_curve_picture.exists()
+    trained = RunFolder(run_with(tmp_path / "trained", 1, best=1))
+    trained.lr_curve.write_text("{}")
+    discard_unbegun(trained)
+    assert trained.newest_checkpoint() == step_name(1)
+
+
 def test_a_run_in_use_is_skipped_and_one_that_cannot_be_written_fails(capsys: pytest.CaptureFixture[str]) -> None:
     with public_folder() as runs:
         run = run_with(runs / "it", 1, 2, best=2, test=0.5)

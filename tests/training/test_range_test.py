@@ -73,6 +73,22 @@ def test_a_run_may_begin_in_the_folder_of_its_curve_which_is_plain_json(tiny: Pa
     assert (tmp_path / "runs" / "tiny" / "config.toml").is_file()
 
 
+def test_weights_that_do_not_fit_leave_the_curve_and_nothing_that_refuses_the_corrected_command(
+    tiny: Path, tmp_path: Path
+) -> None:
+    command = [str(tiny), "--train.max_steps", "1", "--eval.tta", "0"]
+    assert train(*command, "--run.name", "source")[0].returncode == 0
+    weights = ["--model.pretrained", str(tmp_path / "runs" / "source" / "final" / "model.safetensors")]
+    find(str(tiny), *RANGE)
+    before = content(tmp_path / "runs" / "tiny")
+    (refused,) = train(*command, *weights, "--model.name", "tiny-resnet")
+    assert refused.returncode == 2
+    assert "does not fit tiny-resnet" in refused.stderr
+    assert content(tmp_path / "runs" / "tiny") == before
+    (done,) = train(*command, *weights)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_rate_is_written_into_a_new_recipe_and_into_an_old_one(tiny: Path, tmp_path: Path) -> None:
     new = tmp_path / "found.toml"
     said = find(str(tiny), *RANGE, "--write", str(new), "--optim.momentum", "0.8")
