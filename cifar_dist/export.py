@@ -21,15 +21,24 @@ ABOUT = "about.json"  # stored in the file beside the program
 
 
 class Exported(nn.Module):
-    """Normalisation, network and softmax: uint8 [n, height, width, channels] to probabilities float32 [n, classes]."""
+    """Normalisation, network and softmax: uint8 [n, height, width, channels] to probabilities float32 [n, classes].
 
-    def __init__(self, network: nn.Module, normalize: Normalize) -> None:
+    It runs on the device that it is moved to, because its constants are buffers and no operation names a device, as a
+    conversion of dtype would in a ``torch.export`` program.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, normalize: Normalize, width: int) -> None:
         super().__init__()
         self.network = network
-        self._normalize = normalize
+        self._in_layout = normalize.in_layout
+        for name, values in zip(("scale", "shift"), normalize.of_row(width), strict=True):
+            self.register_buffer(name, values.view(width, -1))
 
     def forward(self, images: Tensor) -> Tensor:
-        probabilities: Tensor = self.network(self._normalize(images)).softmax(dim=1)
+        probabilities: Tensor = self.network(self._in_layout(images * self.scale + self.shift)).softmax(dim=1)
         return probabilities
 
 
@@ -49,7 +58,7 @@ def export(trained: Trained, out: Path) -> str:
     data, weights = trained.trained_on, trained.weights
     mean, std = normalization_statistics(trained.config.augment, data)
     normalize = Normalize(mean, std, torch.device("cpu"), trained.config.train.channels_last)
-    module = Exported(build_trained(trained), normalize).eval().requires_grad_(False)
+    module = Exported(build_trained(trained), normalize, data.shape[1]).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (3, *data.shape), dtype=torch.uint8, generator=generator)
     about = json.dumps(

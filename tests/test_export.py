@@ -20,12 +20,21 @@ READ = """
 import json, sys
 import numpy as np, torch
 path, images, out = sys.argv[1:]
+images = torch.from_numpy(np.load(images))
 about = {"about.json": ""}
 if path.endswith(".pt2"):
-    answer = torch.export.load(path, extra_files=about).module()
+    program = torch.export.load(path, extra_files=about)
+    answer = program.module()
 else:
     answer = torch.jit.load(path, _extra_files=about)
-np.save(out, answer(torch.from_numpy(np.load(images))).numpy())  # it asks for no gradients
+np.save(out, answer(images).numpy())  # it asks for no gradients
+
+# On another device. meta does not refuse what names the CPU, and TorchScript cannot load to it.
+if path.endswith(".pt2"):
+    assert "cpu" not in program.graph_module.code
+    assert answer.to("meta")(images.to("meta")).device.type == "meta"
+else:
+    assert "cpu" not in answer.code
 about = about["about.json"]
 print(about if isinstance(about, str) else about.decode())
 assert "cifar_dist" not in sys.modules

@@ -32,10 +32,18 @@ class Normalize:
         # Rows of all channels: a CPU computes many numbers at once only along a dimension of many.
         rows = images.reshape(-1, width * channels).to(torch.float32)
         if width not in self._rows:
-            self._rows[width] = self._scale.repeat(width), self._shift.repeat(width)
+            self._rows[width] = self.of_row(width)
         scale, shift = self._rows[width]
         rows = torch.addcmul(shift, rows, scale)
-        batch = rows.view(-1, height, width, channels).permute(0, 3, 1, 2)
+        return self.in_layout(rows.view(-1, height, width, channels))
+
+    def of_row(self, width: int) -> tuple[Tensor, Tensor]:
+        """Return the scale and the shift of each number of a row of pixels, float32 [width * channels]."""
+        return self._scale.repeat(width), self._shift.repeat(width)
+
+    def in_layout(self, images: Tensor) -> Tensor:
+        """Return images [n, h, w, c] as the network's input [n, c, h, w], in the memory layout that was asked for."""
+        batch = images.permute(0, 3, 1, 2)
         return batch if self._channels_last else batch.contiguous()
 
 
