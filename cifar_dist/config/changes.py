@@ -39,6 +39,9 @@ CHANGEABLE_ON_RESUME: Final = (
 LENGTH: Final = ("train.epochs", "train.max_steps", "train.patience", "train.monitor", "train.min_delta")
 """Keys that say when a run is complete: a resume that changes them extends it, if the steps done stay the same."""
 
+NOT_RANGE_TESTED: Final = (*LENGTH, "optim.lr", "schedule")
+"""Keys and sections without an effect on a range test: a recipe that differs in them only has the same curve."""
+
 KEPT_BY_A_BRANCH: Final = ("model.name", "model.pretrained", "model.freeze", "optim.name", "optim.rest", "average.name")
 """Settings that decide which tensors a checkpoint has; a branch cannot change them."""
 
@@ -69,12 +72,12 @@ def contradiction(
     Args:
         started: the run's settings.
         asked: those of the command.
-        besides: keys that may differ too.
+        besides: keys and sections that may differ too.
         where: what asks for them.
     """
     # Settings that both configs have come first: with another optimizer, its name precedes the settings it brings.
     for key in sorted(started.keys() | asked.keys(), key=lambda key: (key not in started or key not in asked, key)):
-        if started.get(key) != asked.get(key) and key not in besides and not may_change(key):
+        if started.get(key) != asked.get(key) and not _is_among(key, besides) and not may_change(key):
             return key, f"{key} = {in_words(started.get(key))} and {where} says {in_words(asked.get(key))}"
     return None
 
@@ -112,7 +115,12 @@ def in_words(value: object) -> str:
 
 def may_change(key: str) -> bool:
     """Whether a resume may change a setting, see :data:`CHANGEABLE_ON_RESUME`."""
-    return any(key == free or key.startswith(f"{free}.") for free in CHANGEABLE_ON_RESUME)
+    return _is_among(key, CHANGEABLE_ON_RESUME)
+
+
+def _is_among(key: str, free: Sequence[str]) -> bool:
+    """Whether a setting is one of some keys and sections."""
+    return any(key == one or key.startswith(f"{one}.") for one in free)
 
 
 def differences(configs: Sequence[Settings]) -> dict[str, list[str]]:

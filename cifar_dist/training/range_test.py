@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from cifar_dist.config import Config
-from cifar_dist.config.changes import LENGTH, contradiction
+from cifar_dist.config.changes import NOT_RANGE_TESTED, contradiction
 from cifar_dist.config.settings import settings_of
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.errors import UserError
@@ -105,11 +105,9 @@ def require_place(config: Config) -> None:
     """
     folder = RunFolder.of(config)
     path = folder.path
-    if folder.exists():
-        before, now = started_settings(folder), settings_of(config)
-        rates_of_run = [key for key in before.keys() | now.keys() if key == "optim.lr" or key.startswith("schedule.")]
-        if found := contradiction(before, now, [*LENGTH, *rates_of_run]):
-            raise UserError(f"{path} was started with {found[1]}; its report would show this curve; use --run.name NEW")
+    started = started_settings(folder) if folder.exists() else None
+    if started and (found := contradiction(started, settings_of(config), NOT_RANGE_TESTED)):
+        raise UserError(f"{path} was started with {found[1]}; its report would show this curve; use --run.name NEW")
     place = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
     if not place.is_dir() or not is_writable(place):
         cause = f"permission denied in {place}" if place.is_dir() else f"{place} stands in the way"

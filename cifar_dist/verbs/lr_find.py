@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = recipe.load(arguments.recipe, arguments.settings)
     if arguments.write is not None:
         refuse_lasting(arguments.write, "--write")
-        require_recipe(arguments.write)
+        require_recipe(arguments.write, config)
 
     from cifar_dist.distributed.stop_signals import StopSignals
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import tomli_w
 
 from cifar_dist.config import Config
+from cifar_dist.config.changes import NOT_RANGE_TESTED, contradiction
 from cifar_dist.config.overrides import parse_overrides
+from cifar_dist.config.settings import settings_of
 from cifar_dist.config.toml_text import parse_toml
 from cifar_dist.config.tree import Tree, put, to_tree
 from cifar_dist.errors import UserError
@@ -21,18 +23,26 @@ from cifar_dist.recipe import load
 _MARK = "\ufeff"  # byte order mark, which editors of Windows write first
 
 
-def require_recipe(path: Path) -> None:
+def require_recipe(path: Path, tested: Config) -> None:
     """Refuse a file that :func:`write_lr` could not write, before the time is spent on finding the rate.
 
+    Args:
+        path: the file.
+        tested: the recipe whose rate is to be found.
+
     Raises:
-        UserError: not a .toml, its folder does not exist or cannot be written, or it exists and is not a valid recipe.
+        UserError: not a .toml, its folder does not exist or cannot be written, or it exists and is not a valid recipe,
+            or one with other settings than ``tested``, for which the rate may be wrong.
     """
     if path.suffix != ".toml" or not path.parent.is_dir():
         raise UserError(f"{path} cannot be written as a recipe; name a .toml file in an existing folder")
     if not is_writable(path.parent):
         raise UserError(f"{path} cannot be written: permission denied in {path.parent}; name a file in another folder")
     if path.exists():
-        load(str(path))  # refuses other TOML, such as a sweep, which a section [optim] would spoil
+        found = load(str(path))  # refuses other TOML, such as a sweep, which a section [optim] would spoil
+        besides = (*NOT_RANGE_TESTED, "run")
+        if other := contradiction(settings_of(found), settings_of(tested), besides, "this test"):
+            raise UserError(f"{path} has {other[1]}; name a new file, or change that setting there first")
         _with_lr(path, 1.0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -72,16 +73,40 @@ def test_a_recipe_in_a_folder_behind_a_link_has_the_base_that_was_named(
     ids=["sweep", "another program's", "invalid", "damaged"],
 )
 def test_only_a_recipe_receives_a_rate(tmp_path: Path, text: str, said: str) -> None:
-    path = tmp_path / "mine.toml"
-    require_recipe(path)
+    path, tested = tmp_path / "mine.toml", recipe.load("demo")
+    require_recipe(path, tested)
     path.write_text(text)
     with pytest.raises(UserError, match=said):
-        require_recipe(path)
+        require_recipe(path, tested)
     path.write_text('base = "demo"\n')
-    require_recipe(path)
+    require_recipe(path, tested)
+
+
+@pytest.mark.parametrize(
+    ("tested", "said"),
+    [
+        (["demo", "--optim.name", "adamw"], 'has optim.name = "sgd" and this test says "adamw"; '),
+        (["custom-resnet"], "has augment.crop.pad = 3 and this test says 4; "),
+        (["demo", "--optim.momentum", "0.5"], "has optim.momentum = 0.9 and this test says 0.5; name a new file, or"),
+    ],
+)
+def test_a_recipe_of_other_settings_than_were_tested_does_not_receive_the_rate(
+    tmp_path: Path, tested: list[str], said: str
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "demo"\n')
+    with pytest.raises(UserError, match=re.escape(f"{path} {said}")):
+        require_recipe(path, recipe.load(tested[0], tested[1:]))
+
+
+def test_a_recipe_receives_the_rate_of_another_length_seed_schedule_and_place(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "demo"\n')
+    words = "--run.name it --run.seed 7 --train.epochs 3 --optim.lr 1 --schedule.name cosine --data.path here"
+    require_recipe(path, recipe.load("demo", words.split()))
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_rate_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, mode, **_: False)
     with pytest.raises(UserError, match="permission denied"):
-        require_recipe(Path("mine.toml"))
+        require_recipe(Path("mine.toml"), recipe.load("demo"))
