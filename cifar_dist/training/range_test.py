@@ -14,11 +14,13 @@ from pathlib import Path
 from cifar_dist.config import Config
 from cifar_dist.config.changes import NOT_RANGE_TESTED, contradiction
 from cifar_dist.config.settings import settings_of
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.errors import UserError
 from cifar_dist.files.folders import is_writable
 from cifar_dist.optim.lr_curve import Curve, rates
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder.opening import refuse_other_data
 from cifar_dist.run_folder.settings import started_settings
 from cifar_dist.terminal.notice import notice
 from cifar_dist.training.learner import Learner
@@ -101,13 +103,16 @@ def require_place(config: Config) -> None:
     """Refuse a run folder that :func:`save_curve` could not write, or whose report the curve would not fit.
 
     Raises:
-        UserError: no folder can be there, or it is that of a run with other settings than the rate and its schedule.
+        UserError: no folder can be there, or it is that of a run with other settings than the rate and its schedule,
+            or on other data.
     """
     folder = RunFolder.of(config)
     path = folder.path
     started = started_settings(folder) if folder.exists() else None
     if started and (found := contradiction(started, settings_of(config), NOT_RANGE_TESTED)):
         raise UserError(f"{path} was started with {found[1]}; its report would show this curve; use --run.name NEW")
+    if started and folder.manifest.is_file():
+        refuse_other_data(folder, Manifest.load(config.data.path), "use --run.name NEW")
     place = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
     if not place.is_dir() or not is_writable(place):
         cause = f"permission denied in {place}" if place.is_dir() else f"{place} stands in the way"

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import tomllib
 from pathlib import Path
 
 import pytest
+from support.run_folders import write_run
 from support.running import finish, spawn, start, train
 
 from cifar_dist import recipe
 from cifar_dist.config import SGDConfig
+from cifar_dist.errors import UserError
 from cifar_dist.optim.lr_curve import Curve
 from cifar_dist.slurm.options import Options
 from cifar_dist.slurm.submission import Submission
+from cifar_dist.training.range_test import require_place
 
 RANGE = ["--low", "1e-4", "--high", "10", "--steps", "30"]
 
@@ -61,6 +65,21 @@ def test_an_existing_run_is_left_alone_and_shows_the_curve(tiny: Path, tmp_path:
     said = find(*command[:1], *RANGE, *command[1:], "--optim.name", "adamw", "--optim.lr", "0.01", code=2)
     assert f"{run} was started with optim.name" in said
     assert content(run)["lr_curve.json"] == after["lr_curve.json"]
+
+
+def test_a_curve_of_other_data_does_not_replace_that_of_a_run(tiny: Path, digits: Path, tmp_path: Path) -> None:
+    config = recipe.load(str(tiny))
+    run = write_run(tmp_path / "runs" / "tiny", config)
+    require_place(config)  # its manifest is lost
+    shutil.copy(digits / "manifest.json", run)
+    require_place(config)
+    other = tmp_path / "other"
+    other.mkdir()
+    manifest = json.loads((digits / "manifest.json").read_text())
+    del manifest["sha256"]
+    (other / "manifest.json").write_text(json.dumps({**manifest, "mean": [0.25, 0.25, 0.25]}))
+    with pytest.raises(UserError, match=rf"^{run} was started on other data than {other} now has .*--run\.name NEW$"):
+        require_place(recipe.load(str(tiny), ["--data.path", str(other)]))
 
 
 def test_a_run_may_begin_in_the_folder_of_its_curve_which_is_plain_json(tiny: Path, tmp_path: Path) -> None:
