@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cifar_dist.errors import first_line
 from cifar_dist.files.reading import load_safetensors
+from cifar_dist.formatting import list_some
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
 _STATE_DICTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
@@ -63,8 +64,12 @@ def _load_checked(path: Path) -> object:
             raise ValueError("it is a safetensors file; give it the suffix .safetensors")
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise ValueError("it is a TorchScript program; give the weights it was made from")
+            names = archive.namelist()
+            for part, program in (("constants.pkl", "TorchScript program"), ("archive_format", "torch.export program")):
+                if any(name.endswith(f"/{part}") for name in names):
+                    raise ValueError(f"it is a {program}; give the weights it was made from")
+            if not any(name.endswith("/data.pkl") for name in names):
+                raise ValueError(f"it is an archive of other files: {list_some(names)}")
             if damaged := archive.testzip():  # torch does not verify the checksums
                 raise ValueError(f"it is damaged, in {damaged}")
     with warnings.catch_warnings():

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
+from support.dataset_builders import write_archive
 from support.running import free_port
 from torch import Tensor, nn
 
@@ -145,6 +146,14 @@ def test_a_file_of_another_kind_or_with_another_checksum_is_named(tmp_path: Path
         (lambda: path.write_bytes(content.replace(weights, bytes(len(weights)))), "it is damaged, in "),
         (lambda: save_file(model.state_dict(), path), "it is a safetensors file; give it the suffix .safetensors"),
         (lambda: torch.jit.script(nn.Linear(1, 1)).save(path), "it is a TorchScript program; give the weights"),
+        (
+            lambda: torch.export.save(torch.export.export(nn.Linear(1, 1), (torch.ones(1, 1),)), path),
+            "it is a torch.export program; give the weights it was made from",
+        ),
+        (
+            lambda: write_archive(tmp_path / "a.zip", {"notes.txt": b""}).replace(path),
+            "it is an archive of other files: 'notes.txt'",
+        ),
         (lambda: path.write_text("hello"), "it is not a file of weights"),
         (lambda: path.write_bytes(b""), "it is not a file of weights"),
     ):
