@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 def is_spec(name: str) -> bool:
-    """Whether a name locates code, rather than naming something built in."""
-    return ":" in name
+    """Whether a name locates code, rather than naming something built in. Without an attribute, :func:`load` fails."""
+    return ":" in name or name.endswith(".py")
 
 
 def file_of(spec: str) -> Path | None:
@@ -73,6 +73,8 @@ def load(spec: str) -> object:
     place, _, attribute = spec.rpartition(":")
     file = file_of(spec)
     file = file and located(file)
+    if spec.endswith(".py"):
+        raise ValueError(f"name {spec!r} does not say what to use of that file; write {spec}:Attribute")
     if file is None and not all(part.isidentifier() for part in place.split(".")):
         raise ValueError(f"name {spec!r} must be path/to/file.py:Attribute or package.module:Attribute")
     if file is not None and not file.is_file():

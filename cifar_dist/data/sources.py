@@ -78,7 +78,7 @@ def open_source(
         raise UserError(f"{source} is not downloaded; download it{by_name}")
     if re.match(r"[A-Za-z]:[\\/]", source) and not Path(source).exists():
         raise UserError(f"{source} is a path of Windows; write it as this system does, under WSL as /mnt/c/FOLDER")
-    if path is None and plugins.is_spec(source) and not Path(source).exists():
+    if path is None and plugins.is_spec(source) and (source.endswith(".py") or not Path(source).exists()):
         return _resized(_call_plugin(source), size)
     if path is None:
         return _open_path(Path(source), size, skip_unusable=skip_unusable, show=show)

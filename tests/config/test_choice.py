@@ -101,6 +101,7 @@ def test_a_name_picks_the_dataclass(settings: dict[str, object], variant: Fruit)
     ("settings", "says"),
     [
         ({"name": "aple"}, "name 'aple' is not known; did you mean 'apple'?"),
+        ({"name": "a/b.py"}, "name 'a/b.py' does not say what to use of that file; write a/b.py:Attribute"),
         ({"name": 3}, "name 3 must be a string"),
         ({"seeds": 3}, 'seeds has no effect with fruit.name = "apple"; remove it, or use --fruit.name grape'),
         ({"name": "grape", "red": 1}, 'with fruit.name = "grape"; remove it, or use --fruit.name apple or citrus'),

@@ -28,6 +28,10 @@ def test_a_source_that_does_not_exist_suggests_the_nearest(tmp_path: Path) -> No
         assert "is a path of Windows; write it as this system does" in one_line(name)
     (tmp_path / "a.rar").write_bytes(b"x")
     assert "is not a folder or an archive (.tar, .tar.gz, .tgz, .zip)" in one_line(tmp_path / "a.rar")
+    for _ in ("does not exist", "exists"):
+        says = "source '{0}' does not say what to use of that file; write {0}:Attribute"
+        assert one_line(tmp_path / "bars.py").endswith(says.format(tmp_path / "bars.py"))
+        (tmp_path / "bars.py").touch()
 
 
 def test_a_name_outside_a_checkout_is_refused_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

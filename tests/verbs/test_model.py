@@ -154,6 +154,7 @@ def test_the_home_folder_is_expanded_in_every_argument_that_is_a_path(
         (["tiny-cnn", "--recipe", "demo"], "give one model"),
         (["mine.toml"], "mine.toml"),
         (["tiny-cn"], "did you mean 'tiny-cnn'"),
+        (["net.py"], "model.name 'net.py' does not say what to use of that file; write net.py:Attribute"),
         (["--recipe", "dmeo"], "did you mean 'demo'"),
         (["tiny-cnn", "--options", "dropout"], "--options takes KEY=VALUE, not 'dropout'"),
         (["tiny-cnn", "--options", "drop=0.1"], "tiny-cnn has no option 'drop'; did you mean 'dropout'"),
