@@ -39,6 +39,11 @@ def unreadable_images(files: Iterable[str]) -> list[str]:
     return [name for name in files if suffix_of(name) in _UNREAD_SUFFIXES]
 
 
+def note_not_images(others: Sequence[str]) -> list[str]:
+    """Note the files that are not read because they are not named as images; no line without any."""
+    return [f"passed over {counted(len(others), 'file')} not named as an image: {list_some(others)}"] if others else []
+
+
 def describe_unreadable(unreadable: Sequence[str]) -> tuple[str, str]:
     """Return what is wrong with :func:`unreadable_images`, and the remedy."""
     suffixes = ", ".join(sorted({suffix_of(name) for name in unreadable}))

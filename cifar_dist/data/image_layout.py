@@ -14,7 +14,14 @@ from pathlib import Path
 
 from cifar_dist.data.archives import refuse_archives_in
 from cifar_dist.data.class_names import in_label_order, note_merged_classes, refuse_or_note_twins
-from cifar_dist.data.image_files import SKIP_OPTION, describe_unreadable, is_image, suffix_of, unreadable_images
+from cifar_dist.data.image_files import (
+    SKIP_OPTION,
+    describe_unreadable,
+    is_image,
+    note_not_images,
+    suffix_of,
+    unreadable_images,
+)
 from cifar_dist.data.image_tree import ImageTree, refuse_double_splits, refuse_splits_as_classes
 from cifar_dist.data.label_files import label_tables, note_label_files, refuse_labels_in_cls
 from cifar_dist.data.misplaced_images import describe_misplaced, remedy_for_misplaced
@@ -96,8 +103,7 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
     if empty := tree.folders_without([*placed, *misplaced], names):
         remedy = f"delete {it_or_them(empty)}, or skip {it_or_them(empty)} with {SKIP_OPTION}"
         skip(_describe_empty(empty, others), remedy, placed)
-    if others:
-        notes.append(f"passed over {counted(len(others), 'file')} not named as an image: {list_some(others)}")
+    notes += note_not_images(others)
     notes += note_label_files(placed, others)
     notes += _note_formats(placed)
     refuse_double_splits(path, tree, placed)

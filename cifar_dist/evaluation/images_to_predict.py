@@ -18,7 +18,13 @@ from cifar_dist.data.arrays import resize_images
 from cifar_dist.data.batches import Images
 from cifar_dist.data.dataset_folder import is_dataset, refuse_part
 from cifar_dist.data.image import note_changes, resized_to
-from cifar_dist.data.image_files import IMAGE_SUFFIXES, describe_unreadable, is_image, unreadable_images
+from cifar_dist.data.image_files import (
+    IMAGE_SUFFIXES,
+    describe_unreadable,
+    is_image,
+    note_not_images,
+    unreadable_images,
+)
 from cifar_dist.data.image_folder import decode_image, note_hidden, refuse_only_hidden
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.memory import require_memory_for_images
@@ -119,8 +125,8 @@ def _read_images(source: Path, trained: Trained, *, show: bool) -> tuple[list[st
         :class:`ImagesToPredict`.
 
     Raises:
-        UserError: there are none, other files lie among them, a name is not UTF-8, one has another size than the
-            training images, or they do not fit in the memory.
+        UserError: there are none, some are in a format that is not read, a name is not UTF-8, one has another size
+            than the training images, or they do not fit in the memory.
     """
     run, trained_on = quoted(trained.run.path), trained.trained_on
     members = list_members(source, show=show)
@@ -135,11 +141,6 @@ def _read_images(source: Path, trained: Trained, *, show: bool) -> tuple[list[st
     if not names:
         refuse_archives_in(source, found, lambda archive: f"cifar-dist predict {run} {archive} --out FILE.csv")
         raise UserError(f"{source} has no images ({', '.join(IMAGE_SUFFIXES)}) to predict")
-    if len(names) < len(found):
-        other = next(name for name in found if not is_image(name))
-        count = len(found) - len(names)
-        are, them = ("is not an image", "it") if count == 1 else ("are not images", "them")
-        raise UserError(f"{source}: {count} of {len(found)} files {are} that can be read: '{other}'; move {them}")
     changes: Counter[str] = Counter()
     size = trained_on.resized_to
     shape, copies = trained_on.shape, local_processes()
@@ -149,5 +150,6 @@ def _read_images(source: Path, trained: Trained, *, show: bool) -> tuple[list[st
         image = decode_image(data, where, size, changes, of_any_size=True)
         require_shape(where, image.shape, trained_on)
         images[row] = image
-    notes = [*note_guessed(source, members), *note_hidden(members), *note_changes(changes, len(names))]
-    return names, images, notes
+    others = [name for name in found if not is_image(name)]
+    passed_over = [*note_guessed(source, members), *note_hidden(members), *note_not_images(others)]
+    return names, images, [*passed_over, *note_changes(changes, len(names))]

@@ -119,9 +119,9 @@ def test_hidden_and_changed_images_are_noted_as_pack_notes_them(trained: Trained
 
 def test_the_manifest_of_another_program_is_a_file_like_any_other(trained: Trained, tmp_path: Path) -> None:
     build.write_folder(tmp_path, {**images(), "manifest.json": b'{"name": "my web app"}'})
-    assert refusal(trained, tmp_path).endswith(
-        "1 of 3 files is not an image that can be read: 'manifest.json'; move it"
-    )
+    found = opened(trained, tmp_path)
+    assert found.ids == [0, 1]
+    assert found.notes == ["passed over 1 file not named as an image: 'manifest.json'"]
 
 
 @pytest.mark.parametrize("others", [0, 2])
