@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cifar_dist.formatting import markdown
 from cifar_dist.report.style import BLUE, GREY, INK, ORANGE, figure, short
+from cifar_dist.tables import markdown
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE / "performance.md"

@@ -10,9 +10,10 @@ import torch
 
 from cifar_dist import recipe
 from cifar_dist.doctor.network import connections
-from cifar_dist.formatting import markdown, size
+from cifar_dist.formatting import size
 from cifar_dist.models import build
 from cifar_dist.models.summary import summarize
+from cifar_dist.tables import markdown
 
 DOCUMENT = Path(__file__).with_name("scaling.md")
 RECIPES = ("speedrun-94", "custom-resnet", "se-resnet-randaugment")

@@ -12,7 +12,7 @@ from typing import Literal
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.files.outputs import write_output
-from cifar_dist.formatting import csv_text
+from cifar_dist.tables import csv_text
 
 Labels = Literal["auto", "name", "index"]
 """How a class is written; ``auto``: by name if the run's classes are the names of folders, else by index."""

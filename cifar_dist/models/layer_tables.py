@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isinf
 
-from cifar_dist.formatting import csv_text, markdown, percent, size
+from cifar_dist.formatting import percent, size
 from cifar_dist.models.receptive_field import Field, Span
 from cifar_dist.models.summary import Layer, Summary
+from cifar_dist.tables import csv_text, markdown
 
 _BYTES = 4  # of a float32 parameter
 _DISPENSABLE = ("memory", "input", "share", "type", "field")  # columns, where there is no room for all

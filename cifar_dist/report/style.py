@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from cifar_dist.errors import printable
 from cifar_dist.files.outputs import write_output
-from cifar_dist.formatting import beginning
+from cifar_dist.tables import beginning
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

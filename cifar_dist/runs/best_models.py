@@ -14,10 +14,10 @@ from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.errors import UserError, in_one_line, printable, quoted
 from cifar_dist.files.atomic import folder_atomic, write_atomic
 from cifar_dist.files.checksums import changed_files
-from cifar_dist.formatting import csv_text
 from cifar_dist.report.results import Result, data_names, is_on_other_data, own_data_of
 from cifar_dist.run_folder import FINAL, RunFolder, read_summary
 from cifar_dist.runs.listing import ListedRun
+from cifar_dist.tables import csv_text
 from cifar_dist.tracking.metrics import val_accuracies, val_accuracy_of
 
 TABLE = "models.csv"

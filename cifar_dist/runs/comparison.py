@@ -7,11 +7,11 @@ from pathlib import Path
 
 from cifar_dist.config.changes import differences, short_key
 from cifar_dist.config.settings import settings_of
-from cifar_dist.formatting import markdown_folded
 from cifar_dist.report.overlay import Overlaid, draw_overlay
 from cifar_dist.report.results import Result, data_names, read_result
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.kept_plugins import versions_used
+from cifar_dist.tables import markdown_folded
 from cifar_dist.tracking import metrics
 
 

@@ -13,9 +13,10 @@ from typing import Literal
 from cifar_dist import __version__
 from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.errors import UserError
-from cifar_dist.formatting import counted, csv_text, list_some, markdown, size
+from cifar_dist.formatting import counted, list_some, size
 from cifar_dist.report.results import Result, State, data_names, read_result, read_state
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.tables import csv_text, markdown
 from cifar_dist.terminal.notice import print_notes
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.begun import has_begun

@@ -10,10 +10,11 @@ from typing import Final
 
 from cifar_dist.config.changes import differences, short_key
 from cifar_dist.config.settings import settings_of
-from cifar_dist.formatting import csv_text, duration, markdown, percent_cell
+from cifar_dist.formatting import duration, percent_cell
 from cifar_dist.report.results import Result, State, data_names, name_final, read_result, read_state, with_split
 from cifar_dist.report.sweep_rows import Compared, draw_comparison
 from cifar_dist.sweeps.sweep import Row, Run, Sweep
+from cifar_dist.tables import csv_text, markdown
 from cifar_dist.tracking.begun import has_begun
 
 

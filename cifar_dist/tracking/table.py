@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from cifar_dist.files.atomic import write_atomic
-from cifar_dist.formatting import csv_text
+from cifar_dist.tables import csv_text
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.usage import PHASES, Usage, total
 

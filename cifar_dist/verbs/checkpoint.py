@@ -61,8 +61,9 @@ def _list(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.checkpoint import absence
         from cifar_dist.checkpoint.inventory import inventory
-        from cifar_dist.formatting import duration, markdown, percent_cell, size
+        from cifar_dist.formatting import duration, percent_cell, size
         from cifar_dist.run_folder import find_run
+        from cifar_dist.tables import markdown
         from cifar_dist.tracking.metrics import val_accuracies, val_accuracy_of
 
     run = find_run(arguments.run)
@@ -116,7 +117,7 @@ def _diff(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.checkpoint import load
         from cifar_dist.checkpoint.difference import compare
-        from cifar_dist.formatting import markdown
+        from cifar_dist.tables import markdown
 
     first, second = _named(arguments.first), _named(arguments.second)
     differences = compare(load(first).tensors, load(second).tensors)

@@ -137,10 +137,11 @@ def _rename(arguments: argparse.Namespace) -> int:
 
 
 def _collect_best(arguments: argparse.Namespace) -> int:
-    from cifar_dist.formatting import counted, markdown, percent_cell
+    from cifar_dist.formatting import counted, percent_cell
     from cifar_dist.report.results import with_split
     from cifar_dist.runs.best_models import best_models, collect
     from cifar_dist.runs.listing import describe, find_runs
+    from cifar_dist.tables import markdown
 
     models = best_models([describe(run) for run in find_runs(arguments.folder)], warn, arguments.top)
     table = collect(models, arguments.out)
@@ -161,9 +162,10 @@ def _collect_best(arguments: argparse.Namespace) -> int:
 
 def _clean(arguments: argparse.Namespace) -> int:
     with loading():
-        from cifar_dist.formatting import markdown, size
+        from cifar_dist.formatting import size
         from cifar_dist.runs.clean import clean, removable
         from cifar_dist.runs.listing import find_runs
+        from cifar_dist.tables import markdown
 
     items, failed = [], 0
     for run in find_runs(arguments.folder):

@@ -27,8 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
         from cifar_dist.distributed.out_of_memory import explained
         from cifar_dist.evaluation.speed import make_forms, time_forms
         from cifar_dist.evaluation.trained import build_trained, open_trained
-        from cifar_dist.formatting import markdown
         from cifar_dist.run_folder import find_run
+        from cifar_dist.tables import markdown
         from cifar_dist.terminal.progress import progress
 
     trained = open_trained(find_run(arguments.run, checkpoint="with --checkpoint"), arguments.checkpoint)
