@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from cifar_dist.config import Config
@@ -70,22 +71,6 @@ class _DataParallelModel(WrappedModel):
         """
         return self.ranks.world_size > 2
 
-    def __call__(self, images: Tensor, *, compiled: bool = True) -> Tensor:
-        try:
-            return super().__call__(images, compiled=compiled)
-        except RuntimeError as error:  # of the last pass: a bucket waits for a gradient that did not come
-            if not str(error).startswith("Expected to have finished reduction in the prior iteration"):
-                raise
-            found = re.search(r"did not receive grad for rank \d+: ([\d ]+)", str(error))
-            names = list(self.trainable_parameters())
-            raise _lacking([names[int(number)] for number in found[1].split()] if found else names) from None
-
-    def require_gradients(self) -> None:
-        """DDP sends gradients when those of a bucket are complete: without one, others are not synchronised either."""
-        of_ranks = self.ranks.gather_objects(self.parameters_without_gradient())
-        if missing := dict.fromkeys(name for names in of_ranks for name in names):
-            raise _lacking([*missing])
-
     def watch_exchange(self, begins: Callable[[], object]) -> None:
         self._order, self._begins = [], begins
         parameters = self.trainable_parameters().values()
@@ -93,12 +78,37 @@ class _DataParallelModel(WrappedModel):
 
     def backward(self, loss: Tensor) -> None:
         super().backward(loss)
+        self._require_gradients()
         if self._hooks:  # the first pass has shown which gradient is the last
             for hook in self._hooks:
                 hook.remove()
             self._hooks = ()
             self._order.pop().register_post_accumulate_grad_hook(_calling(self._begins))
             self._order.clear()
+
+    def _require_gradients(self) -> None:
+        """Refuse a pass in which a parameter got no gradient on this process, which no other knows.
+
+        DDP sends the gradients of a bucket when they are complete. The next exchange of this process would be taken for
+        that of the bucket, by others that have it. Torch knows without an exchange, and without the device.
+
+        Raises:
+            UserError: with the parameters.
+        """
+        wrapper: nn.Module = getattr(self.wrapper, "_orig_mod", self.wrapper)
+        assert isinstance(wrapper, DistributedDataParallel)
+        try:
+            wrapper._check_reducer_finalized()
+        except RuntimeError as error:
+            found = re.search(r"did not receive grad for rank \d+: ([\d ]+)", str(error))
+            if found is None:
+                raise
+            names = list(self.trainable_parameters())
+            raise UserError(
+                f"{list_some([names[int(number)] for number in found[1].split()])} got no gradient in a step on rank "
+                f"{self.ranks.rank}, and DDP needs one of each trainable parameter in each step; remove what forward "
+                "does not use, call requires_grad_(False) on it, or multiply by 0 what forward would skip"
+            ) from None
 
 
 def _concerns_users(record: logging.LogRecord) -> bool:
@@ -113,10 +123,3 @@ def _calling(begins: Callable[[], object]) -> Callable[[Tensor], None]:
         begins()
 
     return hook
-
-
-def _lacking(names: Sequence[str]) -> UserError:
-    return UserError(
-        f"{list_some(names)} got no gradient in a step, and DDP needs one of each trainable parameter in each step; "
-        "remove what forward does not use, or call requires_grad_(False) on it"
-    )

@@ -231,23 +231,12 @@ class WrappedModel(InferenceModel):
         of_ranks = self.ranks.gather_objects({name for name, parameter in parameters if parameter not in self._reached})
         return [name for name, _ in parameters if all(name in missing for missing in of_ranks)]
 
-    def require_gradients(self) -> None:
-        """Refuse, after the backward passes of a step, parameters without a gradient, if the engine needs all.
-
-        Collective.
-
-        Raises:
-            UserError: there are some, on a rank.
-        """
-
     def assert_synchronised(self) -> None:
         """Assert after a first step that gradients (or, where an engine freed them, weights) are equal on all ranks.
 
         Raises:
             TrainingFailedError: they differ; the processes train separate models.
-            UserError: as :meth:`require_gradients`.
         """
-        self.require_gradients()
 
         def facts(parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
             full = full_tensor(parameter.grad if parameter.grad is not None else parameter)

@@ -165,7 +165,6 @@ class Learner:
         """Make the passes of a step once, and discard what they change: see :attr:`WrappedModel.needs_rehearsal`."""
         before = [buffer.clone() for buffer in self.model.saved_buffers()]
         self._forward_backward(step, batches, lr)
-        self.model.require_gradients()  # DDP's next pass would not begin
         for buffer, value in zip(self.model.saved_buffers(), before, strict=True):
             buffer.copy_(value)
         self.model.begin_step(lr)

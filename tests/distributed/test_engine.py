@@ -187,9 +187,20 @@ def test_a_buffer_that_no_checkpoint_has_is_each_process_s_own(ranks: list[Found
 
 def test_ddp_names_the_parameters_without_a_gradient(ranks: list[Found]) -> None:
     """Not used at all; not used, and another pass follows; not used from the second step on."""
-    for found in ranks:
+    for rank, found in enumerate(ranks):
         for said in found["lacking"]:
-            assert said.startswith("'extra.weight', 'extra.bias' got no gradient in a step, and DDP needs one of each ")
+            assert said.startswith(f"'extra.weight', 'extra.bias' got no gradient in a step on rank {rank}, and DDP ne")
+
+
+def test_a_layer_that_one_rank_skips_is_named_by_that_rank(tmp_path: Path) -> None:
+    """Its next exchange would meet that of another bucket. A gradient of a micro-batch before hides what is missing."""
+    out = tmp_path / "rank"
+    (done,) = spawn([engine_on_ranks.__file__, str(out), "skipping"])
+    assert done.returncode == 0, done.stderr
+    for accumulate in (1, 2):
+        lost, said = (out.with_name(f"rank-{rank}-{accumulate}.txt").read_text() for rank in range(2))
+        assert said.startswith("'extra.weight', 'extra.bias' got no gradient in a step on rank 1, and DDP needs one of")
+        assert lost.startswith("rank 0 has lost its connection to another rank")
 
 
 @pytest.mark.parametrize("parts", [0, 2])

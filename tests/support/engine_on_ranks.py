@@ -1,6 +1,6 @@
 """A job of two processes that tries the engine: ``python engine_on_ranks.py OUT``; test_engine.py reads the result.
 
-With ``alone`` behind it, a job of one process.
+With ``alone`` behind it, a job of one process; with ``skipping``, jobs of which one rank fails.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import pickle
 import sys
 import weakref
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Literal, TypedDict
 
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from cifar_dist.config import Config, OptimConfig, TrainConfig
 from cifar_dist.data.order import micro_batches, own_parts
+from cifar_dist.distributed.collective_timeout import waits_explained
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.sync_batchnorm import synchronise_batch_norms
 from cifar_dist.distributed.wrapped_model import WrappedModel
@@ -260,6 +263,20 @@ def lacking(used: int, steps: list[int]) -> str:
     return "nothing"
 
 
+def skipping(accumulate: int) -> None:
+    """Write the error of each rank where the second skips a layer in the pass that ends its second step."""
+    place = engine(Config(train=TrainConfig(accumulate=accumulate)))
+    module = Unused(2 * accumulate - 1 if place.ranks.rank else 99)
+    model = place.prepare(module, optimizer("sgd", module))
+    try:
+        with waits_explained(1800):
+            for _ in range(2):
+                train(model, accumulate, [16])
+                place.ranks.sum(torch.zeros(1))  # as ranks agree after each step
+    except (UserError, TrainingFailedError) as error:
+        Path(f"{sys.argv[1]}-{place.ranks.rank}-{accumulate}.txt").write_text(str(error))
+
+
 def lacking_in_parts(used: int) -> list[str]:
     """Return the parameters without a gradient of a network in fixed parts, on this rank."""
     module = Unused(used)
@@ -350,5 +367,8 @@ def write(found: Found | Alone) -> None:
 if __name__ == "__main__":
     if sys.argv[2:] == ["alone"]:
         forked_ranks.run(1, lambda: write(launched_alone()))
+    elif sys.argv[2:] == ["skipping"]:
+        for accumulate in (1, 2):
+            forked_ranks.run(2, partial(skipping, accumulate))
     else:
         forked_ranks.run(2, rank)
