@@ -1,6 +1,6 @@
-"""All ranks of a job have the same engine and settings, and all GPUs or none; where it matters, equal ones.
+"""All ranks of a job have the same code, engine and settings, and all GPUs or none; where it matters, equal ones.
 
-On several machines each is given a command of its own.
+On several machines each is given a command of its own, and may have an installation and plug-in files of its own.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ from typing import Final
 
 import torch
 
-from cifar_dist.config import Config, OptimConfig
+from cifar_dist.config import Config, OptimConfig, plugins
 from cifar_dist.config.optim import MuonConfig
+from cifar_dist.config.plugin_copies import located
 from cifar_dist.config.settings import settings_of
 from cifar_dist.distributed.gpu_checks import why_on_cpu
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.errors import MachineError, UserError
+from cifar_dist.files.checksums import sha256
+from cifar_dist.files.code_version import commit, shortened, versions
 from cifar_dist.formatting import and_more
-from cifar_dist.launch.launched import machine_name
+from cifar_dist.launch.launched import local_processes, machine_name
 from cifar_dist.launch.typed_command import command_with_cpu
+from cifar_dist.terminal.notice import notice
 
 _OF_A_MACHINE: Final = ("data.path", "train.threads")
 """Settings that may differ: where a machine has its copy of the data, and its threads."""
@@ -27,15 +31,45 @@ _OF_THE_JOB: Final = ("run.name", "run.seed", "run.stall_timeout", "run.stall_fa
 
 With another name, a machine that joins an elastic job and becomes rank 0 would begin another run.
 """
+PACKAGES_IN_COMMON: Final = ("cifar-dist", "torch")
+"""Packages of which all ranks must have one version."""
+_CHECKSUM: Final = "the sha256 of "
 
 
 def check_same_settings(config: Config, ranks: Ranks) -> None:
-    """Refuse ranks with different settings, where these are used. Collective.
+    """Refuse ranks with different settings, versions or plug-in files, where these are used. Collective.
+
+    Rank 0 warns of another commit of cifar-dist, which may differ in a comment alone.
 
     Raises:
-        UserError: the first setting that differs, with its values.
+        UserError: the first of them that differs, with its values.
     """
-    _refuse_differences(settings_in_common(config), ranks)
+    own = versions(PACKAGES_IN_COMMON) | settings_in_common(config) | _plugin_checksums(config)
+    of_ranks = ranks.gather_objects((own, _commit_of_machine(ranks)))
+    _refuse_differences([facts for facts, _ in of_ranks])
+    commits = {found: rank for rank, (_, found) in reversed([*enumerate(of_ranks)]) if found}
+    if ranks.is_main and len(commits) > 1:
+        of_each = " and ".join(f"{found} on rank {rank}" for found, rank in reversed(commits.items()))
+        notice(f"the commit of cifar-dist is {of_each}: they may compute different things; use one on all machines")
+
+
+def _plugin_checksums(config: Config) -> dict[str, str]:
+    """Return the first digits of the sha256 of each plug-in file that all ranks use."""
+    used = {key: value for key, value in settings_of(config).items() if not key.startswith("tracking.")}  # by rank 0
+    found = {}
+    for file in plugins.files_in(used):
+        try:
+            found[f"{_CHECKSUM}{file}"] = sha256(located(file))[:12]
+        except OSError:  # deleted since it was imported
+            found[f"{_CHECKSUM}{file}"] = "unknown"
+    return found
+
+
+def _commit_of_machine(ranks: Ranks) -> str:
+    """Return the commit that a machine's first process runs, in a job of several machines; empty if it is unknown."""
+    if not ranks.first_of_node or local_processes() == ranks.world_size:
+        return ""
+    return shortened(commit() or "")
 
 
 def check_same_engine(description: str, ranks: Ranks) -> None:
@@ -44,17 +78,15 @@ def check_same_engine(description: str, ranks: Ranks) -> None:
     Raises:
         UserError: with the first of them.
     """
-    _refuse_differences({"the engine": description}, ranks)
+    _refuse_differences(ranks.gather_objects({"the engine": description}))
 
 
-def _refuse_differences(facts: Mapping[str, object], ranks: Ranks) -> None:
-    first, *others = ranks.gather_objects(facts)
+def _refuse_differences(of_ranks: Sequence[Mapping[str, object]]) -> None:
+    first, *others = of_ranks
     for rank, other in enumerate(others, 1):
         if found := first_difference(first, other):
             key, value, its_value = found
-            raise UserError(
-                f"{key} is {value} on rank 0 and {its_value} on rank {rank}; give all machines the same command"
-            )
+            raise UserError(f"{key} is {value} on rank 0 and {its_value} on rank {rank}; {way_to_agree(key)}")
 
 
 def first_difference(one: Mapping[str, object], other: Mapping[str, object]) -> tuple[str, object, object] | None:
@@ -64,6 +96,15 @@ def first_difference(one: Mapping[str, object], other: Mapping[str, object]) -> 
         if values[0] != values[1]:
             return key, *values
     return None
+
+
+def way_to_agree(key: str) -> str:
+    """Say what to do where :func:`first_difference` has found ``key``."""
+    if key in PACKAGES_IN_COMMON:
+        return "install the same version on all machines"
+    if key.startswith(_CHECKSUM):
+        return "give all machines the same file"
+    return "give all machines the same command"
 
 
 def settings_in_common(config: Config) -> dict[str, object]:

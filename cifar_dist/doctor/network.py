@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import resource
 import socket
@@ -35,22 +34,14 @@ _INTERFACE: Final = "name the network between the nodes in GLOO_SOCKET_IFNAME an
 def map_ranks(engine: Engine) -> Iterator[Finding]:
     """Yield a row for each node, with its ranks and their devices, and one if something about them is wrong."""
     ranks, device = engine.ranks, engine.ranks.device
-    own = (
-        machine_name(),
-        str(device) if device.type == "cuda" else device.type,
-        importlib.metadata.version("torch"),
-    )
-    places = ranks.gather_objects(own)
+    places = ranks.gather_objects((machine_name(), str(device) if device.type == "cuda" else device.type))
     nodes: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    for rank, (host, on, _) in enumerate(places):
+    for rank, (host, on) in enumerate(places):
         nodes[host].append((rank, on))
     yield Finding("processes", f"{ranks.world_size}, {engine.description}" if ranks.world_size > 1 else "one process")
     for host, found in nodes.items():
         listed = ", ".join(f"{rank} ({on})" for rank, on in found)
         yield Finding("ranks", f"{host}: {listed}")
-    if len(different := {version for _, _, version in places}) > 1:
-        text = f"the nodes have different versions of torch: {', '.join(sorted(different))}"
-        yield Finding("ranks", text, Verdict.FAILED, "give all nodes the same environment: CIFAR_DIST_VENV")
     if len(counts := {len(of_node) for of_node in nodes.values()}) > 1:
         text = f"the nodes have different numbers of ranks: {', '.join(map(str, sorted(counts)))}"
         yield Finding("ranks", text, Verdict.WARNING, "set CIFAR_DIST_PROCESSES_PER_NODE, or ask for nodes of one kind")

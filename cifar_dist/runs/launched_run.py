@@ -12,6 +12,7 @@ from cifar_dist.config.changes import LENGTH
 from cifar_dist.config.overrides import split_settings
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
+from cifar_dist.files.code_version import versions
 from cifar_dist.launch.options import LaunchRequest
 from cifar_dist.launch.typed_command import command_with_cpu
 from cifar_dist.run_folder import RunFolder, find_run
@@ -19,6 +20,7 @@ from cifar_dist.run_folder.opening import refuse_other_data
 from cifar_dist.run_folder.settings import refuse_other_settings
 from cifar_dist.runs.resume import resumed_config, settings_of_resume
 from cifar_dist.tracking import timeline
+from cifar_dist.tracking.environment import read_numerics
 
 _ENGINES: Final = {"DEEPSPEED": "DeepSpeed", "FSDP": "FSDP"}  # how their descriptions begin; all others are like DDP
 
@@ -105,19 +107,28 @@ class LaunchedRun:
 
 
 def _refuse_other_settings_than_now(folder: RunFolder, config: Config) -> None:
-    """Refuse settings that differ from those of the job that trains a run now, which are in its folder.
+    """Refuse settings and versions that differ from those of the job that trains a run now, which are in its folder.
+
+    Plug-in files need no check: ranks that start again in a job use the copies in the folder.
 
     Raises:
         UserError: the first of them.
     """
-    from cifar_dist.distributed.same_settings import first_difference, settings_in_common
+    from cifar_dist.distributed.same_settings import (
+        PACKAGES_IN_COMMON,
+        first_difference,
+        settings_in_common,
+        way_to_agree,
+    )
 
     refuse_other_settings(folder, config, besides=LENGTH)  # it says more
-    if found := first_difference(settings_in_common(resumed_config(folder, [])), settings_in_common(config)):
+    recorded = read_numerics(folder.environment)
+    of_job = {package: recorded[package] for package in PACKAGES_IN_COMMON if package in recorded}
+    own = versions(of_job) | settings_in_common(config)
+    if found := first_difference(of_job | settings_in_common(resumed_config(folder, [])), own):
         key, now, here = found
         raise UserError(
-            f"{key} is {now} in the job that trains {folder.path} now, and {here} here; give all machines the same "
-            "command"
+            f"{key} is {now} in the job that trains {folder.path} now, and {here} here; {way_to_agree(key)}"
         )
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
 import re
-import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, fields
-from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from cifar_dist.config import Config
 from cifar_dist.cpu.load import usable_cores
 from cifar_dist.files.atomic import write_atomic
+from cifar_dist.files.code_version import commit, shortened, versions
 from cifar_dist.files.reading import read_json
 from cifar_dist.launch.launched import is_continuation, machine_name
 from cifar_dist.tracking.facts import RunFacts
@@ -60,7 +58,6 @@ _USER_IN_URL = re.compile(r"(://)[^/\s]+@")
 _SECRET_IN_TEXT = re.compile(
     r"(\w*(?:KEY|TOKEN|SECRET|PASS|PWD|PW\b|PRIVATE|JWT|CREDENTIAL|AUTH|SIGNATURE)\w*[=:])[^,;&\s]+", re.IGNORECASE
 )
-_COMMIT = re.compile(r"^([0-9a-f]{10})[0-9a-f]+")
 _FACTS = TypeAdapter(RunFacts)
 
 
@@ -74,7 +71,7 @@ def describe() -> dict[str, object]:
     """Describe the versions and the machine of this process, as JSON values."""
     return {
         "python": platform.python_version(),
-        "versions": _versions(_PACKAGES),
+        "versions": versions(_PACKAGES),
         "platform": platform.platform(),
         "host": machine_name(),
         "cpu": _cpu(),
@@ -82,7 +79,7 @@ def describe() -> dict[str, object]:
         "gpus": _gpus(),
         "command": [_masked(word) for word in sys.orig_argv],
         "folder": os.getcwd(),
-        "commit": _commit(),
+        "commit": commit(),
         "variables": relevant(os.environ),
     }
 
@@ -94,16 +91,6 @@ def relevant(variables: Mapping[str, str]) -> dict[str, str]:
 
 def _masked(text: str) -> str:
     return _SECRET_IN_TEXT.sub(r"\1***", _USER_IN_URL.sub(r"\1***@", text))
-
-
-def _versions(packages: Iterable[str]) -> dict[str, str]:
-    found = {}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _cpu() -> str:
@@ -121,24 +108,6 @@ def _gpus() -> list[str]:
     if not torch.cuda.is_available():
         return []
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-
-
-@cache  # a checkout may change while the code of its former commit runs
-def _commit() -> str | None:
-    """Return the commit of the checkout that this code runs from, with ``-dirty`` appended if files differ."""
-    if not _git("ls-files", Path(__file__).name):  # installed in an environment within a checkout of something else
-        return None
-    return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
-
-
-def _git(*words: str) -> str:
-    """Return what git says of the folder of this file; empty where it fails."""
-    command = ["git", "-C", str(Path(__file__).parent), *words]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip()
 
 
 def read_facts(path: Path) -> RunFacts:
@@ -178,7 +147,7 @@ def describe_numerics(device: str) -> dict[str, str]:
     Args:
         device: that it computes on, such as ``cpu``.
     """
-    return _numerics({"versions": _versions(("cifar-dist", "torch")), "commit": _commit(), "cpu": _cpu()}, device)
+    return _numerics({"versions": versions(("cifar-dist", "torch")), "commit": commit(), "cpu": _cpu()}, device)
 
 
 def read_numerics(path: Path) -> dict[str, str]:
@@ -187,12 +156,12 @@ def read_numerics(path: Path) -> dict[str, str]:
 
 
 def _numerics(description: Mapping[str, object], device: str) -> dict[str, str]:
-    versions, commit = description.get("versions"), description.get("commit")
-    known = versions if isinstance(versions, dict) else {}
+    installed, checked_out = description.get("versions"), description.get("commit")
+    known = installed if isinstance(installed, dict) else {}
     found = {
         "torch": known.get("torch"),
         "cifar-dist": known.get("cifar-dist"),
-        "commit": _COMMIT.sub(r"\1", commit) if isinstance(commit, str) else "",
+        "commit": shortened(checked_out) if isinstance(checked_out, str) else "",
         "cpu": description.get("cpu") if device == "cpu" else "",
     }
     return {key: value for key, value in found.items() if isinstance(value, str) and value}

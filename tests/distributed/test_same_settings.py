@@ -1,10 +1,13 @@
-"""Machines of one job that were given different commands do not train together."""
+"""Machines of one job that were given different commands, or have different code, do not train together."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import re
 import shutil
 import socket
+import subprocess
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,12 +25,32 @@ from cifar_dist.errors import MachineError, UserError
 TWO_MACHINES = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}  # of both ranks
 PLACED = """
 import os, sys
-os.chdir(sys.argv.pop())
+from pathlib import Path
+place = Path(sys.argv.pop())
+os.chdir(place)
+sys.path.insert(0, str(place / "installed"))
 from cifar_dist.cli import run
-from cifar_dist.distributed import shared_path
+from cifar_dist.distributed import same_settings, shared_path
 shared_path.SEEN_SECONDS = 0.5
+if (place / "commit").exists():
+    same_settings.commit = (place / "commit").read_text
 from cifar_dist.process_exit import exit_with
 exit_with(lambda: run(["train", *sys.argv[1:]]))
+"""
+NET = """
+from torch import nn
+class Net(nn.Sequential):
+    def __init__(self, classes, channels):
+        super().__init__(nn.Conv2d(channels, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.append(nn.Linear(8, classes))
+"""
+TRACKER = """
+class Lines:
+    def __init__(self, folder, config, facts): pass
+    def start(self, history): pass
+    def train_steps(self, records): pass
+    def evaluation(self, record, best): pass
+    def close(self, status): pass
 """
 
 
@@ -79,6 +102,62 @@ def test_a_run_folder_that_another_machine_does_not_see_is_reported(digits: Path
     done = finish(start(words, 2, TWO_MACHINES, of_rank=[[place] for place in places]))
     assert [each.returncode for each in done] == [2, 2]
     assert "runs/demo/checkpoints/step-00000002, from which to continue, is not seen on" in done[0].stderr
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> list[Path]:
+    """Return the working folders of two machines, with the same plug-in and other trackers."""
+    places = [tmp_path / "one", tmp_path / "two"]
+    for place in places:
+        place.mkdir()
+        (place / "net.py").write_text(NET)
+        (place / "lines.py").write_text(f"{TRACKER}# of {place.name}\n")
+    return places
+
+
+def train_on(machines: list[Path], digits: Path, *words: str) -> list[subprocess.CompletedProcess[str]]:
+    """Train two steps of a plug-in's network, one process on each machine."""
+    common = ["-c", PLACED, "demo", "--data.path", str(digits), "--run.dir", str(machines[0]), "--eval.tta", "0"]
+    common += ["--train.max_steps", "2", "--model.name", "net.py:Net", *words]
+    return finish(start(common, 2, TWO_MACHINES, of_rank=[[str(place)] for place in machines]))
+
+
+def test_another_plug_in_file_on_another_machine_is_refused(digits: Path, machines: list[Path]) -> None:
+    """They would train a mixture of two networks, of which the run folder has one."""
+    (machines[1] / "net.py").write_text(NET.replace("ReLU", "Tanh"))
+    done = train_on(machines, digits)
+    assert [each.returncode for each in done] == [2, 2], done[0].stderr + done[1].stderr
+    sums = [hashlib.sha256((place / "net.py").read_bytes()).hexdigest()[:12] for place in machines]
+    assert done[0].stderr == (
+        f"cifar-dist: the sha256 of net.py is {sums[0]} on rank 0 and {sums[1]} on rank 1; give all machines the same "
+        "file\n"
+    )
+    assert not done[1].stderr
+    assert not (machines[0] / "demo").exists()
+
+
+def test_another_version_on_another_machine_is_refused(digits: Path, machines: list[Path]) -> None:
+    folder = machines[1] / "installed" / "cifar_dist-0.0.7.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: cifar-dist\nVersion: 0.0.7\n")
+    done = train_on(machines, digits)
+    assert [each.returncode for each in done] == [2, 2], done[0].stderr + done[1].stderr
+    assert done[0].stderr == (
+        f"cifar-dist: cifar-dist is {importlib.metadata.version('cifar-dist')} on rank 0 and 0.0.7 on rank 1; install "
+        "the same version on all machines\n"
+    )
+
+
+def test_another_commit_is_a_warning_and_a_tracker_is_rank_0_s(digits: Path, machines: list[Path]) -> None:
+    """Commits may differ in a page alone, and only rank 0 imports a tracker."""
+    for digit, place in zip("12", machines, strict=True):
+        (place / "commit").write_text(40 * digit)
+    done = train_on(machines, digits, "--tracking.mirrors", '["lines.py:Lines"]')
+    assert [each.returncode for each in done] == [0, 0], done[0].stderr + done[1].stderr
+    assert (
+        "cifar-dist: the commit of cifar-dist is 1111111111 on rank 0 and 2222222222 on rank 1: they may compute "
+        "different things; use one on all machines\n"
+    ) in done[0].stderr
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from support.recorded import FACTS
 from support.run_folders import write_run
 from support.running import ROOT
 
@@ -19,6 +23,7 @@ from cifar_dist.launch.options import read_request
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.launched_run import LaunchedRun
 from cifar_dist.tracking import timeline
+from cifar_dist.tracking.environment import write_environment
 from cifar_dist.tracking.timeline import Event
 
 ASKED = read_request(ROOT / "launch" / "ddp.yaml", ["--nnodes=1:2", "--rdzv_endpoint=node1:29400"])
@@ -99,3 +104,21 @@ def test_a_machine_with_other_devices_or_another_engine_does_not_join_a_run_that
         else:
             launched.check_elastic(asked, [])
     launched.check_elastic(asked, [])
+
+
+@pytest.mark.parametrize("package", ["cifar-dist", "torch"])
+def test_a_machine_with_another_version_does_not_join_a_run_that_trains(tiny: Path, package: str) -> None:
+    """Its ranks would refuse those of the others, which ends the job on all machines."""
+    folder = RunFolder(write_run(tiny.parent / "runs" / "tiny", recipe.load(str(tiny))))
+    shutil.copy(Path(recipe.load(str(tiny)).data.path) / FILE_NAME, folder.manifest)
+    write_environment(folder.environment, FACTS)
+    launched = LaunchedRun(["train", str(tiny), "--run.name", "tiny"])
+    with folder.locked():
+        launched.check_elastic(ASKED, [])
+        described = json.loads(folder.environment.read_text())
+        described["versions"][package] = "0.0.7"
+        folder.environment.write_text(json.dumps(described))
+        here = importlib.metadata.version(package)
+        says = f"{package} is 0.0.7 in the job that trains {folder.path} now, and {here} here; install the same version"
+        with pytest.raises(UserError, match=re.escape(says)):
+            launched.check_elastic(ASKED, [])

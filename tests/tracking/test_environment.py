@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.recorded import FACTS
 
-from cifar_dist.tracking import environment
 from cifar_dist.tracking.environment import (
     RECORDED,
     describe_numerics,
@@ -74,24 +72,6 @@ def test_what_rounds_differently_is_read_as_far_as_it_is_known(tmp_path: Path, d
     assert "cpu" not in read_numerics(path), "which computes nothing there"
     path.write_text(damage)
     assert read_numerics(path) == {}
-
-
-def test_the_commit_of_a_project_around_an_installation_is_not_this_program_s(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def git(*words: str) -> None:
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True)
-
-    installed = tmp_path / ".venv" / "environment.py"
-    installed.parent.mkdir()
-    installed.touch()
-    git("init")
-    git("commit", "--allow-empty", "-m", "theirs")
-    monkeypatch.setattr(environment, "__file__", str(installed))
-    assert environment._commit.__wrapped__() is None
-    git("add", "--force", str(installed))
-    assert environment._commit.__wrapped__()
 
 
 def test_no_secret_reaches_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
