@@ -105,7 +105,7 @@ class Learner:
         if model.freeze:
             self.notes.append("model.freeze without model.pretrained: all layers but the last keep random weights")
         if isinstance(module, DataInitialized):
-            module.initialize(self._first_images())
+            module.initialize(self._ranks.run_on_all(self._first_images))
 
     def _first_images(self) -> Tensor:
         """Training images as the network receives them, from which it computes its first weights: on the CPU."""

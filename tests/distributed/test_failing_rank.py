@@ -46,6 +46,34 @@ def test_an_image_that_one_rank_cannot_read_is_named_and_the_other_rank_says_who
     assert last.kind == "failed"
 
 
+UNREADABLE = """
+import errno, os, sys
+from cifar_dist.cli import run
+from cifar_dist.process_exit import exit_with
+from cifar_dist.training.learner import Learner
+first_images = Learner._first_images
+def fail(*_):
+    raise OSError(errno.EIO, "Input/output error")
+def unreadable(self):
+    os.pread = fail
+    return first_images(self)
+if os.environ["RANK"] == "1":
+    Learner._first_images = unreadable
+exit_with(lambda: run(["train", *sys.argv[1:]]))
+"""
+
+
+def test_images_for_the_first_weights_that_one_rank_cannot_read_are_named(tiny: Path) -> None:
+    """The other rank has broadcast weights, which this one took for another message."""
+    words = ["-c", UNREADABLE, str(tiny), "--model.name", "speed-net", "--data.resident_mb", "0"]
+    done = finish(start(words, 2))
+    assert [each.returncode for each in done] == [1, 1], done[0].stderr + done[1].stderr
+    assert "/train-00000" in done[0].stderr
+    assert "cannot be read (Input/output error); check its disk or file server" in done[0].stderr
+    assert done[0].stderr.count("\n") == 1
+    assert not done[1].stderr
+
+
 @pytest.mark.parametrize(("engine", "codes", "left"), [("Failing", [1, 1], 0), ("Patient", [0, 0], 2)])
 def test_only_a_successful_rank_leaves_the_group_collectively(
     tiny: Path, engine: str, codes: list[int], left: int
