@@ -55,6 +55,14 @@ class ShardReader:
             f"{root / shard.name}: {what}; find all damage with: cifar-dist verify {quoted(root)}, then pack it again"
         )
 
+    def _reading_error(self, shard: Shard, what: str, error: OSError) -> UserError:
+        """Say that the disk, or its server, is at fault. The shard may be intact."""
+        root = self._manifest.root
+        return UserError(
+            f"{root / shard.name}: {what} cannot be read ({error.strerror}); check its disk or file server, then: "
+            f"cifar-dist verify {quoted(root)}"
+        )
+
     def _open(self, shard: Shard) -> int:
         try:
             file = os.open(self._manifest.root / shard.name, os.O_RDONLY)
@@ -87,7 +95,7 @@ class ShardReader:
                     stream.seek(0)  # a second call begins at the end of the first
                     digest = hashlib.file_digest(stream, "sha256").hexdigest()
             except OSError as error:
-                raise self._damage_error(shard, f"cannot be read ({error.strerror})") from None
+                raise self._reading_error(shard, "the file", error) from None
             if digest != shard.sha256:
                 raise self._damage_error(shard, "its sha256 differs from the manifest's: the file was changed")
 
@@ -101,7 +109,11 @@ class ShardReader:
         shard, position = self._shards[number], sample - int(self._starts[number])
         size, offset = int(shard.image_size[position]), int(shard.image_offset[position])
         try:
-            image = decode(os.pread(self._files[number], size, offset), self._manifest.codec)
+            content = os.pread(self._files[number], size, offset)
+        except OSError as error:
+            raise self._reading_error(shard, f"sample {shard.keys[position]}", error) from None
+        try:
+            image = decode(content, self._manifest.codec)
         except Exception as error:  # a decoder given arbitrary bytes may raise almost anything
             what = f"sample {shard.keys[position]} cannot be decoded ({decoding_problem(error)!a})"
             raise self._damage_error(shard, what) from None

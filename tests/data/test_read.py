@@ -26,7 +26,7 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
 from cifar_dist.data.read import ShardReader
 from cifar_dist.data.shard import Shard
-from cifar_dist.errors import UserError
+from cifar_dist.errors import StorageError, UserError, blame
 
 CODECS: tuple[Lossless, ...] = get_args(Lossless)
 
@@ -237,6 +237,19 @@ def test_a_shard_that_is_cut_while_it_is_open_is_a_user_error(tmp_path: Path) ->
         reader.all()
 
 
+def test_a_fault_of_the_disk_is_not_taken_for_damage(tmp_path: Path) -> None:
+    """To pack the data again would not help. Reading this file at its beginning is an input/output error."""
+    reader = ShardReader(small_packed(tmp_path, "png"), "test")
+    unreadable = os.open("/proc/self/mem", os.O_RDONLY)
+    os.dup2(unreadable, reader._files[0])
+    os.close(unreadable)
+    for read, what in ((lambda: reader.image(0), "sample 00000000"), (reader.check, "the file")):
+        with pytest.raises(UserError) as error:
+            read()
+        assert f"test-000000.tar: {what} cannot be read (Input/output error); check its disk or" in str(error.value)
+        assert isinstance(blame(error.value), StorageError)
+
+
 def test_offsets_come_from_the_manifest(packed: Manifest) -> None:
     """A wrong offset is detected by the bytes that it points to, which are not read as an image."""
     (first, *rest) = packed.shards("train")
@@ -257,7 +270,7 @@ def test_a_split_may_have_more_shards_than_files_may_be_open(tmp_path: Path, har
         f"resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))\n"
         "from cifar_dist.data.manifest import Manifest\n"
         "from cifar_dist.data.read import ShardReader\n"
-        "from cifar_dist.errors import UserError\n"
+        "from cifar_dist.errors import StorageError, UserError, blame\n"
         "try: reader = ShardReader(Manifest.load(sys.argv[1]), 'train')\n"
         "except UserError as error: print(error)\n"
         "else: print(len(reader.image(1258)) and len(reader._files))\n"
