@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from cifar_dist.errors import UserError
+from cifar_dist.errors import CollectiveTimeoutError, LostRankError, UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.launch.launched import is_main_process
 from cifar_dist.runs.reports import draw_if_outdated
@@ -55,6 +56,7 @@ def train(config: Config) -> int:
     run = RunFolder.of(config)
     with StopSignals() as signals:  # before torch is loaded, so that no early request is lost
         with loading():
+            from cifar_dist.distributed.collective_timeout import waits_explained
             from cifar_dist.distributed.start import start_engine
             from cifar_dist.training.continuation import is_finished
             from cifar_dist.training.trainer import Trainer
@@ -69,8 +71,10 @@ def train(config: Config) -> int:
                 with loading("opening the data"):
                     trainer = Trainer(config, engine)
                 code = trainer.run()
-            # A launcher kills the ranks that stay longer than the first to exit with 75, so all of them wait.
-            ranks.run_on_main(lambda: draw_if_outdated(run))
+            # A launcher kills the ranks that stay longer than the first to exit with 75, so all of them wait. The code
+            # is agreed: one that waits too long, or for a rank that was killed, ends with it, too.
+            with suppress(CollectiveTimeoutError, LostRankError), waits_explained(config.run.collective_timeout):
+                ranks.run_on_main(lambda: draw_if_outdated(run))
     return code
 
 

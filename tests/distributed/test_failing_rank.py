@@ -74,6 +74,23 @@ def test_images_for_the_first_weights_that_one_rank_cannot_read_are_named(tiny: 
     assert not done[1].stderr
 
 
+DRAWN_BY_NOBODY = """
+import os, sys
+from cifar_dist.cli import run
+from cifar_dist.process_exit import exit_with
+from cifar_dist.verbs import train
+train.draw_if_outdated = lambda _: os._exit(0)
+exit_with(lambda: run(["train", *sys.argv[1:]]))
+"""
+
+
+def test_the_exit_code_of_a_run_does_not_depend_on_its_report(tiny: Path) -> None:
+    """Rank 0 draws it when the code is agreed, and its launcher may end it."""
+    done = finish(start(["-c", DRAWN_BY_NOBODY, str(tiny), "--train.epochs", "1"], 2))
+    assert [each.returncode for each in done] == [0, 0], done[1].stderr
+    assert not done[1].stderr
+
+
 @pytest.mark.parametrize(("engine", "codes", "left"), [("Failing", [1, 1], 0), ("Patient", [0, 0], 2)])
 def test_only_a_successful_rank_leaves_the_group_collectively(
     tiny: Path, engine: str, codes: list[int], left: int
