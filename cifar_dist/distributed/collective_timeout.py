@@ -46,8 +46,8 @@ def waits_explained(timeout: int) -> Iterator[None]:
         if _MESSAGE not in text:
             raise
         raise CollectiveTimeoutError(
-            f"rank {rank} has waited {timeout} s for another rank (run.collective_timeout), which hangs or is slow; "
-            f"use --run.stall_timeout {max(1, timeout // 2)} to have it named, or "
+            f"rank {rank} has waited {timeout} s for another rank (run.collective_timeout), which hangs or is slow, or "
+            f"this job was suspended; use --run.stall_timeout {max(1, timeout // 2)} to have it named, or "
             f"--run.collective_timeout {2 * timeout}",
             reports=is_first("collective timeout"),
         ) from error

@@ -176,7 +176,7 @@ def test_without_a_watchdog_an_exchange_ends_the_job(hanging: list[str], tmp_pat
     hangs.kill()
     finish([hangs])
     assert done.returncode == 1
-    says = "rank 0 has waited 2 s for another rank (run.collective_timeout), which hangs or is slow; use --run.stall_"
+    says = "rank 0 has waited 2 s for another rank (run.collective_timeout), which hangs or is slow, or this job "
     (line,) = [line for line in done.stderr.splitlines() if "plug-ins" not in line]
     assert line.startswith(f"cifar-dist: {says}"), done.stderr
     last = timeline.read(tmp_path / "runs" / "tiny" / "timeline.jsonl")[-1]
