@@ -157,6 +157,11 @@ def field_names(section: type) -> list[str]:
     return [key_of(field.name) for field in dataclasses.fields(section)]
 
 
+def default_values(section: type) -> dict[str, object]:
+    """Return the default of each key of a section or a variant; ``dataclasses.MISSING`` where a factory makes it."""
+    return {key_of(field.name): field.default for field in dataclasses.fields(section)}
+
+
 def keys_of(section: type) -> list[str]:
     """Return the keys of a section; for a choice, those of all built-in variants, each once."""
     variants = [variant for _, variant in leaves(section)] if is_root(section) else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import get_type_hints
 
-from cifar_dist.config.choice import Choice, field_names, pick
+from cifar_dist.config.choice import Choice, default_values, pick
 from cifar_dist.config.plugins import is_same
 from cifar_dist.config.tree import Tree
 
@@ -18,8 +18,9 @@ def laid_over(base: Tree, tree: Tree, owner: type) -> Tree:
 def without_lost(base: Tree, tree: Tree, owner: type) -> Tree:
     """Return ``base`` without the settings that have no meaning under ``tree``.
 
-    A layer that picks another variant of a section does not inherit the settings that only the variant below has, and
-    another model does not inherit the options of the model below.
+    A layer that picks another variant of a section does not inherit the settings that only the variant below has, nor
+    those with another default there: the decay of an EMA undoes what lookahead learns. Another model does not inherit
+    the options of the model below.
     """
     hints = get_type_hints(owner)
     for field in fields(owner):
@@ -36,7 +37,7 @@ def without_lost(base: Tree, tree: Tree, owner: type) -> Tree:
 
 
 def _kept(root: type[Choice], below: Tree, above: Tree) -> Tree:
-    """Return ``below`` without the keys of its variant that the variant picked by ``above`` lacks."""
+    """Return ``below`` without the keys that the variant picked by ``above`` lacks, or has with another default."""
     settings = {**below, **above}
     try:
         before, after = (pick(root, tree) for tree in (below, settings))
@@ -44,7 +45,8 @@ def _kept(root: type[Choice], below: Tree, above: Tree) -> Tree:
         return below  # building the config reports an unknown variant
     if before is after:
         return below
-    lost = set(field_names(before)) - set(field_names(after))
+    defaults = default_values(after)
+    lost = {key for key, default in default_values(before).items() if key not in defaults or defaults[key] != default}
     lost |= {key for key, other in after.needs.items() if other not in settings}
     return {key: value for key, value in below.items() if key not in lost}
 

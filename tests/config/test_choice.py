@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from cifar_dist.config import plugins
+from cifar_dist.config import Config, plugins
 from cifar_dist.config.choice import Choice, keys_of, leaves
 from cifar_dist.config.layers import laid_over
 from cifar_dist.config.section import Section, require
@@ -138,6 +138,17 @@ def test_another_variant_does_not_inherit_settings_that_it_does_not_have() -> No
     assert laid_over(below, {"fruit": {"weight": 3.0}}, Basket)["fruit"] == {"name": "grape", "seeds": 3, "weight": 3.0}
     with pytest.raises(ValidationError, match="seeds has no effect"):
         read(laid_over(below, {"fruit": {"name": "apple", "seeds": 3}}, Basket))
+
+
+def test_another_variant_does_not_inherit_a_setting_that_has_another_default_there() -> None:
+    """With the decay of an EMA, at every step, lookahead learnt nothing."""
+    below = {"average": {"name": "ema", "decay": 0.999, "every": 1, "start": 2.0}}
+    kept = {"name": "lookahead", "start": 2.0}
+    assert laid_over(below, {"average": {"name": "lookahead"}}, Config) == {"average": kept}
+    given = {"average": {"name": "lookahead", "every": 6}}
+    assert laid_over(below, given, Config) == {"average": {**kept, "every": 6}}
+    assert laid_over(below, {"average": {"name": "swa"}}, Config)["average"] == {"name": "swa", "every": 1, "start": 2}
+    assert laid_over(below, {"average": {"decay": 0.9}}, Config)["average"] == {**below["average"], "decay": 0.9}
 
 
 # ---- from outside ------------------------------------------------------------------------------------------------
