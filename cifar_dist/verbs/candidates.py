@@ -11,6 +11,7 @@ from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.config.choice import field_names
 from cifar_dist.config.keys import all_keys, values_of
+from cifar_dist.config.plugins import is_spec
 from cifar_dist.config.section import expand_home
 from cifar_dist.config.settings import settings_of
 from cifar_dist.errors import UserError
@@ -132,7 +133,9 @@ class _Typed:
         if "." not in current:
             return [f"--{section}." for section in field_names(Config)]
         keys: Iterable[str] = all_keys()
-        if self._recipe in recipe.shipped():  # another one may name code, which completing must not run
+        names_code = any(is_spec(setting.partition("=")[2]) for setting in self._settings)
+        # Another recipe may name code too, which completing must not run.
+        if self._recipe in recipe.shipped() and not names_code:
             try:
                 keys = settings_of(recipe.load(self._recipe, self._settings))
             except UserError:

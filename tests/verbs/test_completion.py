@@ -90,6 +90,13 @@ def test_completion_offers_no_option_where_a_value_is_expected() -> None:
     assert candidates(words_of_line("cifar-dist train demo --")) == candidates(words_of_line("python train.py demo --"))
 
 
+@pytest.mark.parametrize("typed", ["--schedule.name plug.py:S", """--augment.transforms='[{name = "plug.py:T"}]'"""])
+def test_completion_runs_no_code_that_a_setting_names(folder: Path, typed: str) -> None:
+    (folder / "plug.py").write_text("from pathlib import Path\nPath('has-run').touch()\n")
+    assert "--schedule.gamma" in candidates(words_of_line(f"cifar-dist train demo {typed} --schedule.g"))
+    assert not (folder / "has-run").exists()
+
+
 class Bash:
     """An interactive bash at a terminal that has completion switched on."""
 
