@@ -240,7 +240,7 @@ def test_compile_without_a_compiler_that_works(tiny: Path, tmp_path: Path, compi
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]  # torch may warn before it
     assert last.startswith("cifar-dist: train.compile: torch.compile does not work here (")
-    assert last.endswith("or drop --train.compile")
+    assert last.endswith("or use --train.compile no")
     assert not (tmp_path / "runs").exists()
 
 

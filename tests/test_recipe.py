@@ -283,6 +283,24 @@ def test_a_mistake_is_one_line_that_says_what_to_type(plain: str, words: list[st
 
 
 @pytest.mark.parametrize(
+    ("own", "words", "remedy"),
+    [
+        ("[eval]\ntta_below = 0.6\n", "--eval.tta 0", "--eval.tta_below 1"),
+        ("[model]\nfreeze = true\n", "--model.unfreeze 1", "--model.freeze false"),
+        ("[model]\nfreeze = true\n", "--average.name swa --average.recalibrate 9", "--average.recalibrate 0"),
+        ("[train]\naccumulate = 2\n", "--train.parts 4", "--train.accumulate 1"),
+        ('[run]\nfrom = "other"\nfrom_other_data = true\n', "--run.from=", "--run.from_other_data false"),
+    ],
+)
+def test_a_remedy_undoes_what_the_recipe_sets(tmp_path: Path, own: str, words: str, remedy: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(own)
+    with pytest.raises(UserError, match=f"; use {remedy}, or "):
+        recipe.load(str(path), words.split())
+    recipe.load(str(path), [*words.split(), *remedy.split()])
+
+
+@pytest.mark.parametrize(
     ("content", "says"),
     [
         (b"[train]\nepoch = 3\n", r": unknown setting train\.epoch; did you mean 'train\.epochs'"),

@@ -85,7 +85,8 @@ class Config(Section):
             )
             require(
                 not (self.average.recalibrate and self.model.freeze),
-                "average.recalibrate has no effect with model.freeze, which keeps batch statistics; set one of them",
+                "average.recalibrate has no effect with model.freeze, which keeps batch statistics; "
+                "use --average.recalibrate 0, or --model.freeze false",
             )
         if isinstance(self.optim, StagedOptimConfig):
             for key in ("backbone_lr", "layer_decay"):

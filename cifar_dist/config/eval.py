@@ -36,7 +36,8 @@ class EvalConfig(Section):
         require(0 < self.tta_below <= 1, f"tta_below {self.tta_below} must be above 0 and at most 1")
         require(
             self.tta_below == 1 or self.tta not in ("0", "1"),
-            f'tta_below {self.tta_below} has no effect with tta = "{self.tta}"; remove it, or use tta = "translate"',
+            f'tta_below {self.tta_below} has no effect with tta = "{self.tta}"; use --eval.tta_below 1, or --eval.tta '
+            "translate",
         )
 
 

@@ -86,5 +86,6 @@ class ModelConfig(Section):
         require_at_least(self, unfreeze=0)
         require(
             not (self.freeze and self.unfreeze),
-            "freeze and unfreeze exclude each other: freeze trains only the last layer; set one of them",
+            "freeze and unfreeze exclude each other: freeze trains only the last layer; use --model.freeze false, or "
+            "--model.unfreeze 0",
         )

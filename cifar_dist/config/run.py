@@ -56,7 +56,10 @@ class RunConfig(Section):
     def __post_init__(self) -> None:
         # A command with an unset variable, as --run.dir "$OUT", would write into the working directory.
         require(bool(self.dir), 'dir is empty; name a folder, or use "." for the working directory')
-        require(not self.from_other_data or bool(self.from_), "from_other_data has no effect without from; remove it")
+        require(
+            not self.from_other_data or bool(self.from_),
+            "from_other_data has no effect without from; use --run.from_other_data false, or set --run.from",
+        )
         if self.max_time not in ("", "auto"):
             seconds_of(self.max_time)
         require(

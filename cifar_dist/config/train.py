@@ -98,7 +98,7 @@ class TrainConfig(Section):
         require(
             self.parts == 0 or self.accumulate == 1,
             f"accumulate {self.accumulate} has no effect beside parts {self.parts}: each part is a backward pass; "
-            "remove one",
+            "use --train.accumulate 1, or --train.parts 0",
         )
         require(
             self.parts == 0 or self.batch_size % self.parts == 0,

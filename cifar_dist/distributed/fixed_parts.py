@@ -30,7 +30,9 @@ class FixedParts(Engine):
 
     limits = (
         DDP_COMPRESSES,
-        Limit("train.sync_batchnorm", bool, "needs whole batches", "remove it, or train.parts"),
+        Limit(
+            "train.sync_batchnorm", bool, "needs whole batches", "use --train.sync_batchnorm false, or --train.parts 0"
+        ),
     )
     kind, description = "parts", "fixed parts"
     rounds_by_processes = False

@@ -172,7 +172,7 @@ def _check_compiler(device: torch.device) -> None:
     except Exception as error:  # of a compiler, that has many
         raise UserError(
             f"train.compile: torch.compile does not work here ({first_line(error)}); install a C++ compiler and "
-            "Python's headers (apt-get install g++ python3-dev), or drop --train.compile"
+            "Python's headers (apt-get install g++ python3-dev), or use --train.compile no"
         ) from None
 
 

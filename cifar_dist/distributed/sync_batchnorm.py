@@ -23,12 +23,14 @@ def check_batch_norms(network: nn.Module, name: str) -> None:
     """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:
-        raise UserError(f"train.sync_batchnorm has no effect: {name} has no batch normalisation; remove it")
+        raise UserError(
+            f"train.sync_batchnorm has no effect: {name} has no batch normalisation; use --train.sync_batchnorm false"
+        )
     for norm in norms:
         if type(norm) not in _PLAIN:
             raise UserError(
                 f"train.sync_batchnorm cannot replace the {type(norm).__name__} of {name}, which is not torch's "
-                "BatchNorm; remove it"
+                "BatchNorm; use --train.sync_batchnorm false"
             )
 
 

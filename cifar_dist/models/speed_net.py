@@ -108,9 +108,12 @@ class SpeedNet(nn.Module):
     ) -> None:
         super().__init__()
         if whiten_gain != 1 and not whiten_bias:
-            raise ValueError("whiten_gain has no effect without whiten_bias; remove one of them")
+            raise ValueError("whiten_gain has no effect without whiten_bias; use --model.options.whiten_gain 1")
         if whiten_bias_share != 1 and not (whiten and whiten_bias):
-            raise ValueError("whiten_bias_share has no effect unless whiten and whiten_bias are true; remove it")
+            raise ValueError(
+                "whiten_bias_share has no effect unless whiten and whiten_bias are true; "
+                "use --model.options.whiten_bias_share 1"
+            )
         directions = channels * _WHITEN_KERNEL**2
         if whiten_directions > directions:
             raise ValueError(f"whiten_directions is {whiten_directions}, but images have {directions}; 0 uses all")

@@ -69,7 +69,8 @@ def check_repeatable(config: Config) -> None:
     for promise in [name for name in ("deterministic", "parts") if getattr(train, name)]:
         same = f"and train.{promise} needs the same ones each time"
         if train.cudnn_benchmark:
-            raise UserError(f"train.cudnn_benchmark takes the algorithms that are fastest now, {same}; remove one")
+            algorithms = "train.cudnn_benchmark takes the algorithms that are fastest now"
+            raise UserError(f"{algorithms}, {same}; use --train.cudnn_benchmark false")
         if train.compile == "max-autotune":
             kernels = "train.compile max-autotune takes the kernels that are fastest now"
             raise UserError(f"{kernels}, {same}; use --train.compile reduce-overhead")
@@ -203,7 +204,7 @@ def check_limits(config: Config, manifest: Manifest, steps_per_epoch: int) -> No
     if train.patience and "val" not in manifest.splits:
         raise UserError(
             f"train.patience needs a validation split, which {config.data.path} lacks; "
-            "pack it with --val-fraction 0.1, or drop --train.patience"
+            "pack it with --val-fraction 0.1, or use --train.patience 0"
         )
     if train.patience and not config.data.hold_out:
         raise UserError("train.patience needs a validation split; use --data.hold_out true, or --train.patience 0")
@@ -213,7 +214,7 @@ def check_limits(config: Config, manifest: Manifest, steps_per_epoch: int) -> No
     if train.max_steps > steps:
         raise UserError(
             f"train.max_steps {train.max_steps} is more than the {steps} steps of train.epochs {train.epochs}; "
-            f"drop it, or add --train.epochs {-(-train.max_steps // steps_per_epoch)}"
+            f"use --train.max_steps 0, or --train.epochs {-(-train.max_steps // steps_per_epoch)}"
         )
 
 
@@ -233,22 +234,23 @@ def check_stages(config: Config, count: int) -> None:
     """Refuse settings of the backbone for a network that is its head alone, and those of its stages where it is one.
 
     Raises:
-        UserError: with the setting to remove.
+        UserError: with the value that switches the setting off.
     """
     model, optim = config.model, config.optim
-    of_stages = {"model.freeze": model.freeze, "model.unfreeze": model.unfreeze > 0}
+    of_stages = {"model.freeze false": model.freeze, "model.unfreeze 0": model.unfreeze > 0}
     if isinstance(optim, StagedOptimConfig):
-        of_stages["optim.backbone_lr"] = optim.backbone_lr != StagedOptimConfig.backbone_lr
-        of_stages["optim.layer_decay"] = optim.layer_decay != StagedOptimConfig.layer_decay
-    option = next((option for option, is_set in of_stages.items() if is_set), "")
-    if option and count == 1:
+        of_stages["optim.backbone_lr 1"] = optim.backbone_lr != 1
+        of_stages["optim.layer_decay 1"] = optim.layer_decay != 1
+    off = next((off for off, is_set in of_stages.items() if is_set), "")
+    if off and count == 1:
         raise UserError(
-            f"{option} has no effect: {model.name} has no linear layer or convolution before its last; drop --{option}"
+            f"{off.split()[0]} has no effect: {model.name} has no linear layer or convolution before its last; "
+            f"use --{off}"
         )
-    if count == 2 and of_stages.get("optim.layer_decay"):
+    if count == 2 and of_stages.get("optim.layer_decay 1"):
         raise UserError(
-            f"optim.layer_decay has no effect: {model.name} has one stage before its last layer; drop "
-            "--optim.layer_decay, or use --optim.backbone_lr"
+            f"optim.layer_decay has no effect: {model.name} has one stage before its last layer; "
+            "use --optim.layer_decay 1, and --optim.backbone_lr for that stage"
         )
 
 

@@ -171,4 +171,4 @@ def with_views(config: Config, arguments: argparse.Namespace) -> Config:
     try:
         return replace(config, eval=replace(config.eval, tta=tta, tta_below=below))
     except ValueError as error:
-        raise UserError(f"--{error}".replace("tta_below", "tta-below")) from None
+        raise UserError(f"--{error}".replace("--eval.", "--").replace("tta_below", "tta-below")) from None

@@ -53,7 +53,7 @@ def test_the_number_of_processes_changes_no_bit(runs: Path, name: str) -> None:
             "train.parts = 4 needs one process or DDP, not FSDP; use: cifar-dist launch ",
         ),
         (["--train.parts", "3"], {}, "batch_size 20 is not divisible by parts 3"),
-        (["--train.parts", "4", "--train.accumulate", "5"], {}, "remove one"),
+        (["--train.parts", "4", "--train.accumulate", "5"], {}, "; use --train.accumulate 1, or --train.parts 0"),
     ],
 )
 def test_impossible_settings_are_refused(tiny: Path, words: list[str], env: dict[str, str], says: str) -> None:

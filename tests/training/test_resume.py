@@ -93,7 +93,7 @@ def test_a_run_killed_in_its_first_process_does_not_begin_anew_without_its_check
     ("run", "words", "says"),
     [
         ("stopped", ["--train.max_steps", "4"], "after 5 steps, and train.max_steps 5 -> 4 asks for 4; ask for more"),
-        ("stopped", ["--train.max_steps", "99"], "is more than the 9 steps of train.epochs 3; drop it, or add"),
+        ("stopped", ["--train.max_steps", "99"], "than the 9 steps of train.epochs 3; use --train.max_steps 0, or"),
         ("stopped", ["--run.name", "it"], "drop --run.name"),
         ("nowhere", [], "run 'nowhere' does not exist"),
     ],

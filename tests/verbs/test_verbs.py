@@ -222,7 +222,10 @@ def test_a_report_can_be_drawn_later(run: Path) -> None:
         ),
         (["evaluate", "RUN", "--split", "validation"], "has no split 'validation'; use --split train or val or test"),
         (["evaluate", "RUN", "--tta-below", "2"], "--tta-below 2.0 must be above 0 and at most 1"),
-        (["evaluate", "RUN", "--tta", "0", "--tta-below", "0.9"], '--tta-below 0.9 has no effect with tta = "0"'),
+        (
+            ["evaluate", "RUN", "--tta", "0", "--tta-below", "0.9"],
+            '--tta-below 0.9 has no effect with tta = "0"; use --tta-below 1, or --tta translate',
+        ),
         (
             ["evaluate", "RUN", "--data", "RUN"],
             "RUN is a run, not a packed dataset; that of the run is data.path in its",
