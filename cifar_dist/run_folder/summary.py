@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from cifar_dist.config import Config
 from cifar_dist.formatting import counted, percent, percent_cell
 
 
@@ -57,6 +58,15 @@ class EvaluationSummary:
         if self.tta == "0" or self.tta_images in (None, self.samples):
             return self.tta
         return f"{self.tta} of {counted(self.tta_images, 'image')}"
+
+    def other_setting(self, config: Config) -> str:
+        """The key of a setting that ``config`` would evaluate otherwise with; empty for none."""
+        if self.split not in ("", config.eval.split):
+            return "eval.split"
+        if self.tta not in ("", config.distinct_tta):  # as evaluate records it
+            return "eval.tta"
+        has_threshold = self.tta != "0" and self.tta_below is not None
+        return "eval.tta_below" if has_threshold and self.tta_below != config.eval.tta_below else ""
 
     def result(self) -> str:
         """Say the accuracy in words, and that of the images themselves beside it."""

@@ -95,14 +95,7 @@ class Run:
     def other_evaluation(self) -> str:
         """The setting of the evaluation that ended the run and that the sweep has changed since; empty for none."""
         summary = self.folder.final_summary()
-        if summary is None:
-            return ""
-        if summary.split not in ("", self.config.eval.split):
-            return "eval.split"
-        if summary.tta not in ("", self.config.distinct_tta):  # as evaluate records it
-            return "eval.tta"
-        has_threshold = summary.tta != "0" and summary.tta_below is not None
-        return "eval.tta_below" if has_threshold and summary.tta_below != self.config.eval.tta_below else ""
+        return summary.other_setting(self.config) if summary else ""
 
     def is_on_other_data(self) -> bool:
         """Whether its folder is of a run on other data than ``data.path`` has; False where that is unknown.

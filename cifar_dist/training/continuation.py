@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint import TrainState
@@ -13,11 +13,14 @@ from cifar_dist.config.settings import settings_of
 from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError, quoted
+from cifar_dist.launch.typed_command import command_for_verbs
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.opening import open_folder, refuse_other_data
 from cifar_dist.run_folder.settings import (
+    read_settings,
     read_started_settings,
     refuse_other_settings,
+    started_settings,
     way_to_start_from_weights,
 )
 from cifar_dist.step_folder import step_name
@@ -28,6 +31,9 @@ from cifar_dist.training.branch import begin_branch
 from cifar_dist.training.extension import change_length, state_to_continue
 from cifar_dist.training.origin import find_origin
 from cifar_dist.training.setup import TrainingSetup
+
+_OF_FINISHED_TRAINING: Final = ("eval.every", "eval.batch_size", "checkpoint.", "tracking.")
+"""Beginnings of keys that a resume may change and that affect nothing once a run is finished."""
 
 
 def discard_unbegun(folder: RunFolder) -> None:
@@ -66,6 +72,28 @@ def is_finished(config: Config) -> bool:
         refuse_other_data(folder, Manifest.load(config.data.path))
     started = read_started_settings(folder)
     return contradiction(settings_of(started), settings_of(config)) is None
+
+
+def notes_on_finished(config: Config) -> list[str]:
+    """Say which settings of a config no longer have an effect on its run, which is finished; one line each.
+
+    Raises:
+        UserError: the run's settings are damaged.
+    """
+    folder = RunFolder.of(config)
+    notes = []
+    summary = folder.final_summary()
+    if summary is not None and (other := summary.other_setting(config)):
+        now, saved = config.eval, read_settings(folder).eval
+        words = ["evaluate", quoted(folder.path), "--checkpoint latest"]
+        words += [f"--split {now.split}"] if now.split != saved.split else []
+        words += [f"--tta {now.tta}"] if now.tta != saved.tta else []
+        words += [f"--tta-below {now.tta_below:g}"] if now.tta_below != saved.tta_below else []
+        notes.append(f"it was evaluated with another {other}; for this one: {command_for_verbs()} {' '.join(words)}")
+    started, asked = started_settings(folder), settings_of(config)
+    changed = [key for key, value in asked.items() if started.get(key, value) != value]
+    idle = [key for key in changed if key.startswith(_OF_FINISHED_TRAINING)]
+    return [*notes, *([f"{', '.join(idle)}: without effect on a finished run"] if idle else [])]
 
 
 class Continuation(NamedTuple):

@@ -48,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
 def train(config: Config) -> int:
     """Train the run of a config, from its start or its last checkpoint; return the exit code. Collective.
 
-    A finished run is named, and nothing in its folder changes, unless its report is outdated.
+    A finished run is named, with the settings that have no effect on it any more, and nothing in its folder changes,
+    unless its report is outdated.
     """
     from cifar_dist.distributed.stop_signals import StopSignals
     from cifar_dist.run_folder import RunFolder
@@ -58,15 +59,17 @@ def train(config: Config) -> int:
         with loading():
             from cifar_dist.distributed.collective_timeout import waits_explained
             from cifar_dist.distributed.start import start_engine
-            from cifar_dist.training.continuation import is_finished
+            from cifar_dist.training.continuation import is_finished, notes_on_finished
             from cifar_dist.training.trainer import Trainer
 
         with start_engine(config, signals) as engine:
             ranks = engine.ranks
             if ranks.run_on_main(lambda: is_finished(config)):
                 code = EXIT_DONE
+                notes = ranks.run_on_main(lambda: notes_on_finished(config))
                 if ranks.is_main:
-                    print(f"{run.path} is finished already; another --run.name starts a new run", flush=True)
+                    finished = f"{run.path} is finished already; another --run.name starts a new run"
+                    print(finished, *notes, sep="\n", flush=True)
             else:
                 with loading("opening the data"):
                     trainer = Trainer(config, engine)

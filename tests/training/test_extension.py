@@ -49,6 +49,21 @@ def test_a_finished_run_is_extended_as_if_it_had_had_the_length_from_the_start(p
     assert "origin" not in table([describe(RunFolder(place.whole))])
 
 
+def test_a_finished_run_names_the_settings_without_effect_and_the_way_to_evaluate_it_with_others(place: Place) -> None:
+    run = shutil.copytree(place.runs / "stopped", place.runs / "evaluated", symlinks=True)
+    before = tree(run)
+    words = ["--eval.tta", "mirror", "--eval.split", "val", "--eval.every", "2", "--tracking.wandb", "offline"]
+    again = place.run("resume", str(run), *words)
+    assert (again.code, tree(run)) == (0, before)
+    way = re.search(r"^it was evaluated with another eval\.split; for this one: cifar-dist (.*)$", again.said, re.M)
+    assert way, again.said
+    assert "\neval.every, tracking.wandb: without effect on a finished run\n" in again.said
+    evaluated = place.run(*shlex.split(way[1]))
+    assert evaluated.code == 0, evaluated.said
+    made = [read_json(one.summary) for one in RunFolder(run).evaluation_folders() if not one.is_named_final]
+    assert [(one["split"], one["tta"], one["step"]) for one in made] == [("val", "mirror", 5)]
+
+
 @pytest.mark.parametrize(
     "die_at",
     [2, 3, 4, 5],
