@@ -17,6 +17,7 @@ from cifar_dist.doctor.space import room_for_checkpoints
 from cifar_dist.models import try_build
 from cifar_dist.models.pretrained import check_pretrained
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.training.requirements import check_before_start
 
 _STATE_PER_WEIGHT = 3  # the weight itself, and what most optimizers keep of it
 
@@ -41,5 +42,6 @@ def _examine_settings(config: Config, world_size: int | None) -> Iterator[Findin
     if not RunFolder.of(config).newest_checkpoint():  # from which it would continue
         check_pretrained(network, config.model.pretrained, config.model.name)
     yield describe_network(config, network, world_size)
+    check_before_start(config, manifest, network)
     size_bytes = sum(weight.numel() * weight.element_size() for weight in network.parameters())
     yield room_for_checkpoints(config, _STATE_PER_WEIGHT * size_bytes)

@@ -50,7 +50,7 @@ class _Job:
 
 
 def check(sweep: Sweep) -> None:
-    """Detect, before any run starts, missing data and weights, models that cannot be built, and folders of other runs.
+    """Detect, before any run starts, missing data and weights, settings that do not fit, and folders of other runs.
 
     Raises:
         UserError: the first problem, with the name of the run or row.
@@ -68,6 +68,7 @@ def check(sweep: Sweep) -> None:
     from cifar_dist.models import try_build
     from cifar_dist.models.pretrained import check_pretrained
     from cifar_dist.run_folder.opening import refuse_other_data
+    from cifar_dist.training.requirements import check_before_start
 
     for run in sweep.runs:
         if run.folder.exists() and run.folder.manifest.is_file():
@@ -79,6 +80,8 @@ def check(sweep: Sweep) -> None:
             network = try_build(config.model, shape=manifest.shape, classes=len(manifest.classes))
             if not begun.issuperset(run.name for run in row.runs):
                 check_pretrained(network, config.model.pretrained, config.model.name)
+            if not all(run.folder.is_finished() for run in row.runs):
+                check_before_start(config, manifest, network)
         except (Exception, SystemExit) as error:
             reason = str(error) if isinstance(error, UserError) else describe_plugin_failure(error)
             if not reason:

@@ -10,15 +10,60 @@ from torch import nn
 
 from cifar_dist.config import Config, RunningAverageConfig, StagedOptimConfig, plugins
 from cifar_dist.config.average import EMAConfig
+from cifar_dist.data.augment import Augment
 from cifar_dist.data.manifest import Manifest
+from cifar_dist.data.normalize import Normalize, normalization_statistics
+from cifar_dist.data.order import steps_per_epoch
 from cifar_dist.data.read import ShardReader
+from cifar_dist.distributed.sync_batchnorm import check_batch_norms
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import counted, percent
 from cifar_dist.models import transfer
 from cifar_dist.optim.averaging import average_weight, has_batch_statistics
 from cifar_dist.optim.learning_rate import learning_rate
+from cifar_dist.optim.optimizers import build_optimizer
 
 _MUCH, _LITTLE = 0.05, 0.01  # of an average that is still its first copy: said, and suggested
+
+
+def check_before_start(config: Config, manifest: Manifest, network: nn.Module) -> None:
+    """Refuse, before a job or a sweep begins, what the settings, the data and the network tell without any image.
+
+    Not ``run.from``: the run that it names may train before this one.
+
+    Args:
+        config: the run.
+        manifest: the packed dataset.
+        network: bare; it may be on the meta device, and is frozen as the config says.
+
+    Raises:
+        UserError: the first setting that does not fit the others, the data or the network.
+    """
+    mean, std = normalization_statistics(config.augment, manifest)
+    normalize = Normalize(mean, std, torch.device("cpu"), config.train.channels_last)
+    Augment(config.augment, config.run.seed, mean, normalize).check(manifest.shape)
+    samples = manifest.for_training(config.data.hold_out).samples("train")
+    if config.model.freeze:
+        transfer.freeze_backbone(network)
+    check_settings(config, manifest, network, steps_per_epoch(samples, config.train.batch_size))
+    if not plugins.is_spec(config.optim.name):  # whose code may read weights, which the meta device does not have
+        stages = [stage.parameters for stage in transfer.stages(network)]
+        build_optimizer(config.optim, network, stages, gradual=config.model.unfreeze > 0)
+
+
+def check_settings(config: Config, manifest: Manifest, module: nn.Module, steps_per_epoch: int) -> None:
+    """Refuse settings that do not fit each other, the data, the bare network ``module`` or the length of an epoch.
+
+    Raises:
+        UserError: the first of them, with what works.
+    """
+    check_repeatable(config)
+    check_limits(config, manifest, steps_per_epoch)
+    check_rates(config, steps_per_epoch)
+    check_average(config, module, steps_per_epoch)
+    check_stages(config, len(transfer.stages(module)))
+    if config.train.sync_batchnorm:
+        check_batch_norms(module, config.model.name)
 
 
 def check_evaluations(config: Config, manifest: Manifest) -> None:

@@ -20,23 +20,14 @@ from cifar_dist.data.static_mix import StaticMix
 from cifar_dist.distributed.compiled_code import keep_compiled_code
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.same_dataset import open_dataset
-from cifar_dist.distributed.sync_batchnorm import check_batch_norms, synchronise_batch_norms
+from cifar_dist.distributed.sync_batchnorm import synchronise_batch_norms
 from cifar_dist.formatting import and_more
 from cifar_dist.models import transfer
 from cifar_dist.optim.learning_rate import learning_rate
 from cifar_dist.optim.optimizers import build_optimizer
 from cifar_dist.terminal.notice import notice
 from cifar_dist.training.device_speed import blueprint_of
-from cifar_dist.training.requirements import (
-    check_average,
-    check_batch_size,
-    check_graphs,
-    check_limits,
-    check_normalizes,
-    check_rates,
-    check_repeatable,
-    check_stages,
-)
+from cifar_dist.training.requirements import check_batch_size, check_graphs, check_normalizes, check_settings
 
 
 @dataclass(frozen=True)
@@ -129,20 +120,14 @@ def build_setup(config: Config, ranks: Ranks) -> TrainingSetup:
     if config.model.freeze:
         transfer.freeze_backbone(module)
     blueprint = blueprint_of(module)
-    check_repeatable(config)
     check_graphs(config, ranks.world_size, ranks.device.type)
-    check_limits(config, manifest, batches.steps_per_epoch)
-    check_rates(config, batches.steps_per_epoch)
-    check_average(config, module, batches.steps_per_epoch)
-    if config.train.sync_batchnorm:
-        check_batch_norms(module, config.model.name)
+    check_settings(config, manifest, module, batches.steps_per_epoch)
     if config.train.sync_batchnorm and ranks.world_size > 1:
         synchronise_batch_norms(module)
     else:
         check_normalizes(config, module, manifest.shape, len(batches.images), ranks.world_size)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     stages = transfer.stages(module)
-    check_stages(config, len(stages))
     gradual = config.model.unfreeze > 0
     optimizer = build_optimizer(config.optim, module, [stage.parameters for stage in stages], gradual=gradual)
     modules = [stage.modules for stage in stages]

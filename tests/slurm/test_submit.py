@@ -38,6 +38,7 @@ from cifar_dist.slurm.submission import Submission
         (["--gres=gpu:4", "--optim.lr", "fast"], "the command line: optim.lr"),
         (["--data.path", "nowhere"], "no packed dataset at nowhere: the folder does not exist"),
         (["--model.name", "tiny-cn"], "did you mean 'tiny-cnn'"),
+        (["--train.max_steps", "100000"], "train.max_steps 100000 is more than the "),
         (["--model.pretrained", "a.pth"], "model.pretrained: a.pth does not exist; give a .safetensors or .pth file"),
         (["--model.pretrained", "published"], "model.pretrained: no weights are published for tiny-cnn; use --model."),
         (
