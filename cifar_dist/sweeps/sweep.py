@@ -247,12 +247,24 @@ def _flatten_settings(tree: object, where: str) -> Settings:
         flat = dict(flatten(tree))
     except RecursionError:
         raise UserError(f"{where} is nested too deeply; write settings as section.field = ...") from None
+    for key in _empty_tables(tree):
+        defaults = "; for the defaults of the model, vary it in [grid]: [{}, ...]" if key == "model.options" else ""
+        raise UserError(f"{where}: {key} = {{}} changes nothing, so remove it{defaults}")
     for key in flat:
         nested: Tree = {}
         put(nested, key, None)
         check_keys(nested, where=where)
     _refuse_reserved(flat, where)
     return flat
+
+
+def _empty_tables(tree: Mapping[str, object], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of the tables in a section that have no keys; a section without any is not one."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _empty_tables(value, f"{prefix}{key}.")
+        elif value == {} and prefix:
+            yield f"{prefix}{key}"
 
 
 def _parse_seeds(value: object, where: str) -> Sequence[int]:

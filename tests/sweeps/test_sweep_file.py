@@ -207,6 +207,11 @@ def test_the_shipped_studies_have_the_rows_of_their_source() -> None:
         ('recipe = "base.toml"\ngrid.optim.lr = 1', "[grid]: optim.lr is 1; use a list of values, or move it to"),
         ('recipe = "base.toml"\ngrid.optim.lr = []', "[grid]: optim.lr is []; use a list of values"),
         ('recipe = "base.toml"\ngrid = [1]', "[grid] is [1]; use a table of settings"),
+        (
+            'recipe = "base.toml"\n[[rows]]\nname = "a"\nmodel.options = {}',
+            "mine.toml row 'a': model.options = {} changes nothing, so remove it; for the defaults of the model, vary",
+        ),
+        ('recipe = "base.toml"\nsettings.augment.crop = {}', "[settings]: augment.crop = {} changes nothing, so"),
         ('recipe = "base.toml"\nsettings.optim = 3', "[settings]: optim is a section; set one of its keys"),
         (
             'recipe = "base.toml"\n[[rows]]\nname = "a"\n[[rows]]\nname = "b"\noptim.lr = -1.0',
