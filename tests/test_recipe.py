@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifar_dist import recipe
-from cifar_dist.config import Config, RunConfig, TrainConfig, WandbConfig
+from cifar_dist.config import Config, RunConfig, TrainConfig, WandbConfig, plugins
 from cifar_dist.config.build import build_config
 from cifar_dist.config.optim import AdamConfig, AdamWConfig, MuonAdamWConfig, MuonSGDConfig
 from cifar_dist.config.saved import read_config
@@ -120,7 +120,16 @@ def test_the_home_folder_is_expanded_in_every_path(plain: str, tmp_path: Path, m
     assert recipe.load(plain, ["--model.pretrained", "published"]).model.pretrained == "published"
 
 
-def test_variables_are_expanded_in_every_path(plain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_are_expanded_in_every_path(plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERE", str(Path(plain).parent))
+    (tmp_path / "net.py").write_text("def net(classes, channels): ...\n")
+    (tmp_path / "above.toml").write_text('base = "$HERE/plain.toml"\nmodel.name = "$HERE/../$NAME/net.py:net"\n')
+    monkeypatch.setenv("NAME", tmp_path.name)
+    name = recipe.load("${HERE}/above.toml").model.name
+    assert name == "$HERE/../$NAME/net.py:net", "as written: for another user it is another folder"
+    assert callable(plugins.load(name))
+    with pytest.raises(UserError, match=r"recipe file \$NOT_SET/x\.toml does not exist"):
+        recipe.load("$NOT_SET/x.toml")
     monkeypatch.setenv("SCRATCH", "/scratch/me")
     loaded = recipe.load(plain, ["--data.path=$SCRATCH/shards", "--run.dir", "${SCRATCH}/runs"])
     assert (loaded.data.path, loaded.run.dir) == ("/scratch/me/shards", "/scratch/me/runs")
@@ -429,6 +438,8 @@ def test_a_recipe_over_its_base(tmp_path: Path) -> None:
         ("a/net.py:net", "./a//net.py:net", True),
         ("a/net.py:net", "{here}/a/net.py:net", True),
         ("~/net.py:net", "{home}/net.py:net", True),
+        ("$HOME/net.py:net", "~/./net.py:net", True),
+        ("$HOME/../net.py:net", "/home/net.py:net", True),
         ("a/net.py:net", "a/net.py:other", False),
         ("a/net.py:net", "b/net.py:net", False),
         ("a.net:net", "b.net:net", False),

@@ -60,7 +60,8 @@ def with_plain_paths(settings: object) -> object:
         return [with_plain_paths(value) for value in settings]
     if isinstance(settings, str) and file_of(settings) is not None:
         path, colon, attribute = settings.rpartition(":")
-        return f"{os.path.normpath(path)}{colon}{attribute}"
+        is_expanded = expand_home(path) != Path(path)  # and ".." after it leads to another folder than its text says
+        return f"{Path(path) if is_expanded else os.path.normpath(path)}{colon}{attribute}"
     return settings
 
 
@@ -95,7 +96,7 @@ def load(spec: str) -> object:
 
 
 def _written_file(spec: str) -> Path | None:
-    """Return what :func:`file_of` does, with ``~`` as it is written: it is another folder for another user."""
+    """Return what :func:`file_of` does, with ``~`` and variables as written: for another user they differ."""
     path = spec.rpartition(":")[0]
     return Path(path) if path.endswith(".py") else None
 

@@ -37,8 +37,11 @@ def require_probability(p: float) -> None:
 
 
 def expand_home(path: str | Path) -> Path:
-    """Replace ``~``; of a user who does not exist, it stays as it is, where ``Path.expanduser`` raises RuntimeError."""
-    return Path(os.path.expanduser(path))
+    """Replace ``~`` and environment variables in the path of what must exist.
+
+    Of a user who does not exist, and of a variable that is not set, they stay as they are: no such path exists.
+    """
+    return Path(os.path.expandvars(os.path.expanduser(path)))
 
 
 def expand_path(path: str) -> str:

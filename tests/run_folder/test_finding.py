@@ -35,9 +35,13 @@ def test_a_checkpoint_in_place_of_a_run_is_answered_with_both_names(tmp_path: Pa
         find_run(f"{run}@7", checkpoint="with --checkpoint")
 
 
-def test_a_run_is_found_by_name_or_path_or_the_nearest_is_suggested(tmp_path: Path) -> None:
+def test_a_run_is_found_by_name_or_path_or_the_nearest_is_suggested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "my-run").mkdir()
     (tmp_path / "my-run" / "config.toml").touch()
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    assert find_run("$SCRATCH/my-run").path == tmp_path / "my-run"
     assert find_run("my-run", tmp_path).path == find_run(str(tmp_path / "my-run"), tmp_path).path == tmp_path / "my-run"
     with pytest.raises(UserError, match="run 'my-rum' does not exist; did you mean 'my-run'"):
         find_run("my-rum", tmp_path)
