@@ -53,7 +53,8 @@ class ModelConfig(Section):
     """Implementation of the convolutions: torch's, or our own from patches and a matrix product (the same numbers,
     slower)."""
     image_size: int = 0
-    """Side in pixels to which images are enlarged on the device before they enter the network; 0 keeps their size."""
+    """Side in pixels to which images are enlarged, or shrunk, on the device before they enter the network; 0 keeps
+    their size."""
     pretrained: UserPath = ""
     """Weights that a new run starts from: a .safetensors or .pth file, or ``published`` for those that the model's
     library offers for download. The last layer keeps its random initialisation if the classes differ."""

@@ -176,6 +176,15 @@ def batch_note(config: Config, samples: int) -> str:
     return f"train.batch_size {size:,} is more than the {samples:,} training samples: each epoch is one step on all"
 
 
+def size_note(config: Config, manifest: Manifest) -> str:
+    """Say that the network sees smaller images than the dataset has; empty otherwise."""
+    height, width, _ = manifest.shape
+    side = config.model.image_size
+    if not 0 < side < max(height, width):
+        return ""
+    return f"model.image_size {side} shrinks the images of {height}x{width}; --model.image_size 0 keeps their size"
+
+
 def evaluation_note(config: Config, manifest: Manifest) -> str:
     """Say that the run ends without an evaluation, or with one of images that it trains on; empty otherwise."""
     split = config.eval.split

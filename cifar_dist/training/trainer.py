@@ -54,6 +54,7 @@ from cifar_dist.training.requirements import (
     evaluation_note,
     padding_note,
     parts_note,
+    size_note,
 )
 from cifar_dist.training.run_facts import facts_of
 from cifar_dist.training.saving import CheckpointSaver
@@ -443,6 +444,7 @@ class Trainer:
             padding_note(self.config, self.ranks.world_size),
             parts_note(self.config, self.ranks.device.type),
             batch_note(self.config, len(self.setup.batches.images)),
+            size_note(self.config, self.manifest),
             average_note(self.config, self.steps_per_epoch, has_begun=was_trained),
             evaluation_note(self.config, self.manifest),
         ]

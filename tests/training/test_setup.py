@@ -28,6 +28,7 @@ from cifar_dist.training.requirements import (
     check_stages,
     evaluation_note,
     parts_note,
+    size_note,
 )
 from cifar_dist.training.setup import _report_uncompiled, build_setup
 
@@ -219,6 +220,14 @@ def test_a_batch_that_is_larger_than_the_training_split_is_reported() -> None:
     assert batch_note(config, 2000) == ""
     said = "train.batch_size 2,000 is more than the 120 training samples: each epoch is one step on all"
     assert batch_note(config, 120) == said
+
+
+def test_images_that_the_network_sees_smaller_are_reported(tmp_path: Path) -> None:
+    manifest = replace(small_packed(tmp_path, "npy"), shape=(32, 24, 3))
+    for side in (0, 32, 64):
+        assert size_note(Config(model=ModelConfig(image_size=side)), manifest) == ""
+    said = "model.image_size 24 shrinks the images of 32x24; --model.image_size 0 keeps their size"
+    assert size_note(Config(model=ModelConfig(image_size=24)), manifest) == said
 
 
 def test_parts_on_a_gpu_without_deterministic_kernels_are_noted() -> None:
