@@ -275,6 +275,10 @@ def test_model_options_keep_the_types_of_a_list(plain: str, value: list[object])
         (["--run.name", "a b"], "name 'a b' must be"),
         (["--eval.tta", "flip"], "tta 'flip' must be 0, mirror, translate"),
         (["--augment.mean", "[0.5"], "is not a TOML list"),
+        (
+            ["--augment.mean", "0.5,0.5,0.5", "--augment.std", "63,62,66"],
+            "augment.std [63.0, 62.0, 66.0] must be above 0 and at most 1; divide pixel values by 255",
+        ),
         (["--run.no-fresh"], "unknown setting --run.no_fresh; write --run.fresh false"),
         (["--resume"], "the same command resumes its run"),
         (["--nproc_per_node", "2"], "cifar-dist launch ddp --num_processes=N RECIPE"),

@@ -87,7 +87,8 @@ class AugmentConfig(Section):
         require(len(self.mean) == len(self.std), "mean and std must have the same number of channels")
         mean = list(self.mean)
         require(all(0 <= m <= 1 for m in mean), f"mean {mean} must be in [0, 1]; divide pixel values by 255")
-        require(all(s > 0 for s in self.std), f"std {list(self.std)} must be positive")
+        std = list(self.std)
+        require(all(0 < s <= 1 for s in std), f"std {std} must be above 0 and at most 1; divide pixel values by 255")
 
 
 def _check_mixing(transforms: tuple[TransformConfig, ...]) -> None:
