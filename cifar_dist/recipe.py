@@ -24,7 +24,7 @@ from cifar_dist.config.named_items import merge_items
 from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
 from cifar_dist.config.plugin_copies import FOLDER_NAME, use_copies
 from cifar_dist.config.saved import CONFIG_NAME, STARTED_NAME, refuse_incomplete, way_to_repair
-from cifar_dist.config.section import expand_home
+from cifar_dist.config.section import expand_existing
 from cifar_dist.config.toml_text import TomlError, read_toml
 from cifar_dist.config.tree import Tree, put
 from cifar_dist.config.version_1 import upgraded
@@ -52,7 +52,7 @@ def recipe_path(recipe: str) -> Path:
         return SHIPPED / f"{recipe}.toml"
     if not recipe:
         raise UserError("the recipe's name is empty; name one that cifar-dist recipes lists, or the path of a .toml")
-    path = expand_home(recipe)
+    path = expand_existing(recipe)
     if path.suffix == ".toml":
         if path.is_file():
             return path
@@ -199,7 +199,7 @@ def _read_tree(path: Path, above: tuple[Path, ...] = (), *, with_copies: bool = 
         return merge_items(tree, Config, where=str(path))
     if not isinstance(base, str):
         raise UserError(f"{path}: base is {base!r} and must be a recipe's name, or a .toml beside this one")
-    beside = path.parent / expand_home(base)
+    beside = path.parent / expand_existing(base)
     try:
         below = beside if base.endswith(".toml") and beside.is_file() else recipe_path(base)
     except UserError as error:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cifar_dist.config.section import expand_home
+from cifar_dist.config.section import expand_existing
 
 FOLDER_NAME = "plugins"
 INDEX_NAME = "plugins.json"
@@ -59,7 +59,7 @@ def use_copies(folder: Path, *, also_changed: bool = False) -> None:
         also_changed: also where a file is another one than its copy: to use the run as it was trained, or submitted.
     """
     run = folder.parent
-    for file, kept in {expand_home(kept.file): kept for kept in kept_copies(folder)}.items():
+    for file, kept in {expand_existing(kept.file): kept for kept in kept_copies(folder)}.items():
         _COPIES.pop(file, None)
         _NOTES.pop(file, None)
         copy, checksum = folder / Path(kept.copy).name, _checksum(file)
@@ -78,13 +78,13 @@ def use_copies(folder: Path, *, also_changed: bool = False) -> None:
 
 def located(file: Path) -> Path:
     """Return where the content of a plug-in file is: the file, or its copy."""
-    file = expand_home(file)
+    file = expand_existing(file)
     return _COPIES.get(file, file)
 
 
 def notes_on(files: Iterable[Path]) -> list[str]:
     """Return one line for each of these files that is imported from a copy, or should be."""
-    return [_NOTES[file] for file in map(expand_home, files) if file in _NOTES]
+    return [_NOTES[file] for file in map(expand_existing, files) if file in _NOTES]
 
 
 def _checksum(path: Path) -> str:

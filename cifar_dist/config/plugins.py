@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.config.plugin_copies import located
 from cifar_dist.config.plugin_errors import describe_import_failure, remember_plugin
-from cifar_dist.config.section import expand_home
+from cifar_dist.config.section import expand_existing
 from cifar_dist.config.tree import to_tree
 from cifar_dist.errors import nearest
 
@@ -33,7 +33,7 @@ def is_spec(name: str) -> bool:
 def file_of(spec: str) -> Path | None:
     """Return the file that ``path/to/file.py:Attribute`` names; None for a module. Imports nothing."""
     written = _written_file(spec)
-    return None if written is None else expand_home(written)
+    return None if written is None else expand_existing(written)
 
 
 def files_of(config: Config) -> list[Path]:
@@ -60,7 +60,9 @@ def with_plain_paths(settings: object) -> object:
         return [with_plain_paths(value) for value in settings]
     if isinstance(settings, str) and file_of(settings) is not None:
         path, colon, attribute = settings.rpartition(":")
-        is_expanded = expand_home(path) != Path(path)  # and ".." after it leads to another folder than its text says
+        is_expanded = expand_existing(path) != Path(
+            path
+        )  # and ".." after it leads to another folder than its text says
         return f"{Path(path) if is_expanded else os.path.normpath(path)}{colon}{attribute}"
     return settings
 

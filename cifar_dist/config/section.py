@@ -36,7 +36,7 @@ def require_probability(p: float) -> None:
     require(0 <= p <= 1, f"p {p} is a probability and must be in [0, 1]")
 
 
-def expand_home(path: str | Path) -> Path:
+def expand_existing(path: str | Path) -> Path:
     """Replace ``~`` and environment variables in the path of what must exist.
 
     Of a user who does not exist, and of a variable that is not set, they stay as they are: no such path exists.

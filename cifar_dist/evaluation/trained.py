@@ -12,7 +12,7 @@ from torch import nn
 
 from cifar_dist import checkpoint, models
 from cifar_dist.config import Config
-from cifar_dist.config.section import expand_home
+from cifar_dist.config.section import expand_existing
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.ranks import Ranks
@@ -55,7 +55,7 @@ def open_trained(run: RunFolder, which: str) -> Trained:
         UserError: no such weights, or the run folder is incomplete.
     """
     config, trained_on = read_settings_with_plugins(run, trains=False), run.read_manifest()
-    given = expand_home(which)
+    given = expand_existing(which)
     if given.is_file() and not checkpoint.is_name(which):
         return Trained(run, config, trained_on, CheckpointRef((given,), _as_folder_name(given.name), None, None))
     if given.suffix in WEIGHT_SUFFIXES or (len(given.parts) > 1 and not given.is_dir()):

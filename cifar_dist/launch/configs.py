@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cifar_dist.config.section import expand_home
+from cifar_dist.config.section import expand_existing
 from cifar_dist.errors import UserError
 from cifar_dist.files.checkout import CHECKOUT
 
@@ -20,7 +20,7 @@ def find_config(config: str) -> Path:
         UserError: it does not exist; the message names those that do and the folders searched.
     """
     if "/" in config or config.endswith((".yaml", ".yml", ".json")):
-        if (given := expand_home(config)).is_file():
+        if (given := expand_existing(config)).is_file():
             return given
         raise UserError(f"launch config {config} does not exist; {_known()}")
     for folder in _folders():

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from cifar_dist.config.saved import way_to_repair
-from cifar_dist.config.section import expand_home
+from cifar_dist.config.section import expand_existing
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.files.folders import list_complete
 from cifar_dist.run_folder.folder import RunFolder
@@ -33,7 +33,7 @@ def find_run(run: str, parent: Path = Path("runs"), checkpoint: str = "") -> Run
         UserError: it does not exist, may not be read, or has lost its config; the message suggests the nearest name,
             or the repair.
     """
-    own = expand_home(run)
+    own = expand_existing(run)
     places = (own, parent / run) if "/" in run else (parent / run, own)
     for path in places:
         if RunFolder(path).exists():
@@ -49,7 +49,7 @@ def find_run(run: str, parent: Path = Path("runs"), checkpoint: str = "") -> Run
         if RunFolder(path).exists():
             raise UserError(f"'{run}' is inside the run {path}; name the run{way}")
     name, which = split_step(run)
-    if which and any(RunFolder(path).exists() for path in (parent / name, expand_home(name))):
+    if which and any(RunFolder(path).exists() for path in (parent / name, expand_existing(name))):
         raise UserError(f"'{run}' is not a run; name {name}{way}")
     known = [path.name for path in list_complete(parent) if RunFolder(path).exists()]
     hint = nearest(run, known) if known else f"{parent} has no run yet; train one first"

@@ -158,8 +158,12 @@ class RunFolder:
         return [one for one, summary in read if summary is not None and summary.checkpoint == FINAL]
 
     def evaluation_folders(self) -> list[EvaluationFolder]:
-        """List the run's evaluations, the oldest first, without those that a kill left incomplete."""
-        return sorted(map(EvaluationFolder, list_complete(self.evaluations)), key=lambda folder: folder.written)
+        """List the run's evaluations, the oldest first, without those that a kill left incomplete.
+
+        Names have whole seconds; an extended run has renamed its earlier final ones, so the last to say so is newer.
+        """
+        found = map(EvaluationFolder, list_complete(self.evaluations))
+        return sorted(found, key=lambda folder: (folder.written, folder.is_named_final))
 
     def leftovers(self) -> list[Path]:
         """List what a kill left incomplete outside ``checkpoints``, where one may be an intact checkpoint.

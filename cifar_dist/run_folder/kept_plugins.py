@@ -11,7 +11,7 @@ from pathlib import Path
 from cifar_dist.config import Config, plugins
 from cifar_dist.config.changes import may_change
 from cifar_dist.config.plugin_copies import INDEX_NAME, PluginCopy, index_of, kept_copies, located, notes_on
-from cifar_dist.config.section import expand_home
+from cifar_dist.config.section import expand_existing
 from cifar_dist.config.settings import settings_of
 from cifar_dist.errors import UserError
 from cifar_dist.files.atomic import write_atomic
@@ -35,7 +35,7 @@ def keep_copies(folder: Path, config: Config) -> list[str]:
             content, checksum = place.read_bytes(), sha256(place)
         except OSError as error:
             raise UserError(f"the plug-in {file} cannot be read ({error.strerror})") from None
-        before = next((copy for copy in reversed(kept) if expand_home(copy.file) == expand_home(file)), None)
+        before = next((copy for copy in reversed(kept) if expand_existing(copy.file) == expand_existing(file)), None)
         if before is None or before.sha256 == checksum:  # else it is said below
             notes += notes_on([file])
         if before is not None and before.sha256 == checksum:
@@ -68,7 +68,7 @@ def versions_used(folder: Path, config: Config) -> dict[Path, str]:
 
 def _plain(file: str | Path) -> Path:
     """Return the path of a file, the same for each way to write it."""
-    return Path(os.path.normpath(expand_home(file)))
+    return Path(os.path.normpath(expand_existing(file)))
 
 
 def _free_name(file: Path, taken: set[str]) -> str:

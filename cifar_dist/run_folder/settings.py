@@ -13,7 +13,7 @@ from cifar_dist.config import Config, plugins
 from cifar_dist.config.changes import LENGTH, can_branch, contradiction, words_of_changes
 from cifar_dist.config.plugin_copies import notes_on, use_copies
 from cifar_dist.config.saved import read_config
-from cifar_dist.config.section import expand_home
+from cifar_dist.config.section import expand_existing
 from cifar_dist.config.settings import settings_of
 from cifar_dist.config.tree import to_toml
 from cifar_dist.errors import UserError, printable, quoted
@@ -144,7 +144,7 @@ def way_to_start_from_weights(folder: RunFolder) -> str:
 def _begins_elsewhere(folder: RunFolder, config: Config) -> bool:
     """Whether a config asks to begin with a checkpoint of another run than this one."""
     run, _ = split_step(config.run.from_)
-    named = (Path(config.run.dir) / run, expand_home(run))
+    named = (Path(config.run.dir) / run, expand_existing(run))
     return bool(run) and folder.path.resolve() not in [path.resolve() for path in named]
 
 

@@ -11,7 +11,7 @@ from cifar_dist.config import Config, RunConfig
 from cifar_dist.config.changes import contradiction
 from cifar_dist.config.keys import all_keys
 from cifar_dist.config.overrides import parse_overrides, split_settings
-from cifar_dist.config.section import expand_home
+from cifar_dist.config.section import expand_existing
 from cifar_dist.config.settings import settings_of
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.asked_engine import AskedEngine
@@ -116,7 +116,7 @@ def _expected_folder(words: Sequence[str], job: str) -> RunFolder:
     """Return the folder of a run whose recipe names neither it nor ``run.dir``."""
     given = parse_overrides(words[1:])
     name = given.get("run.name") or f"{recipe.run_name(Path(words[0]))}-{job}"
-    return RunFolder(expand_home(Path(given.get("run.dir") or RunConfig().dir, str(name))))
+    return RunFolder(expand_existing(Path(given.get("run.dir") or RunConfig().dir, str(name))))
 
 
 def check_site(config: Config, variables: Mapping[str, str]) -> None:

@@ -33,7 +33,7 @@ from cifar_dist.config.changes import contradiction
 from cifar_dist.config.keys import check_keys
 from cifar_dist.config.named_items import item_key
 from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
-from cifar_dist.config.section import expand_home
+from cifar_dist.config.section import expand_existing
 from cifar_dist.config.settings import settings_of
 from cifar_dist.config.toml_text import as_typed, read_toml, typed_value
 from cifar_dist.config.tree import Tree, flatten, put
@@ -185,7 +185,7 @@ def _find_file(sweep: str) -> Path:
     if sweep in shipped():
         return SHIPPED / f"{sweep}.toml"
     if sweep.endswith(".toml"):
-        return expand_home(sweep)
+        return expand_existing(sweep)
     if sweep in recipe.shipped():
         raise UserError(f"{sweep} is a recipe, not a sweep; train it: cifar-dist train {sweep}")
     raise UserError(f"no sweep is called '{sweep}'; {nearest(sweep, shipped())} (or give the path of a .toml)")

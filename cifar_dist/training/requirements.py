@@ -182,7 +182,7 @@ def size_note(config: Config, manifest: Manifest) -> str:
     side = config.model.image_size
     if not 0 < side < max(height, width):
         return ""
-    return f"model.image_size {side} shrinks the images of {height}x{width}; --model.image_size 0 keeps their size"
+    return f"model.image_size {side} shrinks the images of {width}x{height}; --model.image_size 0 keeps their size"
 
 
 def evaluation_note(config: Config, manifest: Manifest) -> str:

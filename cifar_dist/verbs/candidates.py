@@ -12,7 +12,7 @@ from cifar_dist.config import Config
 from cifar_dist.config.choice import field_names
 from cifar_dist.config.keys import all_keys, values_of
 from cifar_dist.config.plugins import is_spec
-from cifar_dist.config.section import expand_home
+from cifar_dist.config.section import expand_existing
 from cifar_dist.config.settings import settings_of
 from cifar_dist.errors import UserError
 from cifar_dist.models.registry import names
@@ -156,7 +156,7 @@ def _values(action: argparse.Action, current: str) -> list[str]:
     found = list(action.type.known())
     if action.type.suffix:
         place = Path(current) if current.endswith("/") else Path(current).parent
-        files = [path for path in expand_home(place).glob("*") if not path.name.startswith(".")]
+        files = [path for path in expand_existing(place).glob("*") if not path.name.startswith(".")]
         found += [f"{path}/" for path in files if path.is_dir() and current.startswith((f"{place}/", "./", "~"))]
         found += [str(path) for path in files if path.suffix == action.type.suffix]
     return found

@@ -74,6 +74,7 @@ def test_evaluations_are_listed_by_their_times_whatever_the_run_was_called(tmp_p
         "z_val_acc_0.1000_20260101-000000_model_final",
         "a_val_acc_0.9000_20260102-000000_model_final",
         "a_val_acc_0.2000_20260103-000000_model_step-00000001",
+        "a_val_acc_0.1000_20260103-000000_model_final",
     ]
     for name in names:
         (tmp_path / "evaluations" / name).mkdir(parents=True)
