@@ -34,7 +34,7 @@ def check_before_start(config: Config, manifest: Manifest, network: nn.Module) -
     Args:
         config: the run.
         manifest: the packed dataset.
-        network: bare; it may be on the meta device, and is frozen as the config says.
+        network: bare; it may be on the meta device. ``model.freeze`` freezes it in place.
 
     Raises:
         UserError: the first setting that does not fit the others, the data or the network.
