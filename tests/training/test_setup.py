@@ -226,7 +226,7 @@ def test_images_that_the_network_sees_smaller_are_reported(tmp_path: Path) -> No
     manifest = replace(small_packed(tmp_path, "npy"), shape=(32, 24, 3))
     for side in (0, 32, 64):
         assert size_note(Config(model=ModelConfig(image_size=side)), manifest) == ""
-    said = "model.image_size 24 shrinks the images of 32x24; --model.image_size 0 keeps their size"
+    said = "model.image_size 24 shrinks the images of 24x32; --model.image_size 0 keeps their size"
     assert size_note(Config(model=ModelConfig(image_size=24)), manifest) == said
 
 
