@@ -19,12 +19,6 @@ from cifar_dist.run_folder.kept_plugins import keep_copies
 CONFIG = Config(model=ModelConfig("tiny-cnn", {"dropout": 0.1}), train=TrainConfig(epochs=4))
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_settings_that_differ_then_figures(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = replace(CONFIG, optim=SGDConfig(lr=0.5), model=ModelConfig("tiny-cnn"), run=RunConfig(name="b", seed=7))
     write_run(here / "runs" / "a", CONFIG, val=0.7, test=0.9)

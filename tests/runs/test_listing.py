@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 import shutil
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,19 +21,11 @@ from cifar_dist.config import Config, EvalConfig, ModelConfig, TrainConfig
 from cifar_dist.errors import UserError
 from cifar_dist.files.checksums import write_sums
 from cifar_dist.run_folder import RunFolder, find_run
-from cifar_dist.runs.best_models import best_models, collect
-from cifar_dist.runs.index import write_index
 from cifar_dist.runs.listing import describe, disk_bytes, find_runs, table
 from cifar_dist.tracking import timeline
 
 CONFIG = Config(model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
 HEAD = ["run", "state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk", "written (UTC)"]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def listed(capsys: pytest.CaptureFixture[str], *words: str) -> list[list[str]]:
@@ -195,17 +185,6 @@ def test_a_final_evaluation_on_another_split_is_not_said_to_be_on_test(
         assert (line["test_accuracy"], line["eval_split"]) == ("0.5", "val")
 
 
-def test_the_best_models_of_an_earlier_version_are_replaced(here: Path) -> None:
-    """Its table had no column for the split."""
-    write_sums(write_run(here / "runs" / "a", CONFIG, test=0.5) / "final")
-    assert cli.run(["runs", "best"]) == 0
-    models = here / "best-models" / "models.csv"
-    written = models.read_text()
-    models.write_text("".join(line.rpartition(",")[0] + "\n" for line in written.splitlines()))
-    assert cli.run(["runs", "best"]) == 0
-    assert models.read_text() == written
-
-
 def test_a_name_that_is_not_utf8_is_escaped(here: Path) -> None:
     run = write_run(here / "runs" / os.fsdecode(b"caf\xe9"), CONFIG, test=0.5)
     write_sums(run / "final")
@@ -255,59 +234,6 @@ def test_folders_that_may_not_be_read_are_named(capsys: pytest.CaptureFixture[st
         shutil.rmtree(folder / "a")
         with without_rights(), pytest.raises(UserError, match=f"contains no run that can be read: {denied.pattern}"):
             find_runs(folder)
-
-
-def test_the_page_reads_again_only_the_runs_that_have_changed(here: Path) -> None:
-    for name in "abc":
-        write_run(here / "runs" / name, CONFIG, test=0.5)
-    shutil.rmtree(here / "runs" / "c" / "final")
-    timeline.append(here / "runs" / "c" / "timeline.jsonl", timeline.Event(timeline.utc(), "started", 0, 1))
-    training = [RunFolder(here / "runs" / "c")]
-    training[0].lock()
-
-    def page(change: Callable[[], object]) -> dict[str, list[str]]:
-        """Write the page, with another model in the rows of the former one, after a change of a run."""
-        if (path := here / "runs" / "index.html").exists():
-            path.write_text(path.read_text().replace("tiny-cnn", "kept"))
-        change()
-        rows = re.findall(r"<tr[^>]*>(<td.*)</tr>", write_index(here / "runs").read_text())
-        return {cells[0]: cells[1:] for cells in (re.findall(r"<td[^>]*>([^<]*)", row) for row in rows)}
-
-    assert {name: row[:2] for name, row in page(lambda: None).items()} == {
-        "a": ["finished", "tiny-cnn"],
-        "b": ["finished", "tiny-cnn"],
-        "c": ["training", "tiny-cnn"],
-    }
-    summary = next((here / "runs" / "a" / "evaluations").glob("*/summary.json"))
-    changed = page(lambda: summary.write_text(summary.read_text().replace("0.5", "0.25")))
-    assert changed["a"][1:6] == ["tiny-cnn", "digits", "4 of 4", "", "25.00"]
-    assert changed["b"][1:6] == ["kept", "digits", "4 of 4", "", "50.00"]
-    assert page(training.clear)["c"][0] == "killed", "although no file has changed"
-    (here / "runs" / "a").rename(here / "runs" / "d")
-    assert set(page(lambda: None)) == {"b", "c", "d"}
-
-
-def test_the_page_tells_data_of_one_name_apart(here: Path) -> None:
-    """Also in rows that are kept from before, when there was one."""
-    runs, shown = here / "runs", list[list[str]]()
-    for name in ("a" * 16, "b" * 16, ""):
-        write_run(runs / (name or "c"), CONFIG, fingerprint=name)
-        rows = re.findall(r"<tr data-files[^>]*>(<td.*)</tr>", write_index(runs).read_text())
-        shown.append(sorted(re.sub("<[^>]*>", "", re.findall(r"<td.*?</td>", row)[3]) for row in rows))
-    shutil.rmtree(runs / ("b" * 16))
-    (last,) = re.findall(rf"<tr[^>]*>.*{'a' * 16}.*</tr>", write_index(runs).read_text())
-    assert shown == [["digits"], both := ["digits (aaaaaaaa)", "digits (bbbbbbbb)"], ["digits", *both]]
-    assert ">digits</td>" in last
-
-
-def test_no_text_of_a_run_folder_is_interpreted_by_the_page(here: Path) -> None:
-    hostile = '"><script>alert(1)</script>&|\n'
-    run = write_run(here / "runs" / "a", CONFIG, test=0.5, dataset=hostile, fingerprint=hostile)
-    summary = next((run / "evaluations").glob("*/summary.json"))
-    summary.write_text(json.dumps({**json.loads(summary.read_text()), "tta": hostile}))
-    page = write_index(here / "runs").read_text()
-    assert "<script" not in page
-    assert page.count("&quot;&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;|") == 3
 
 
 def test_a_folder_without_runs_is_one_line(here: Path) -> None:
@@ -368,85 +294,6 @@ def test_a_run_is_named_by_its_name_or_by_a_dot(
     assert f". is now {here}/runs/b" in capsys.readouterr().out
     monkeypatch.chdir(here / "runs" / "b" / "figures")
     assert find_run("..").path == here / "runs" / "b"
-
-
-def test_the_best_models_name_what_is_damaged(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in "abc":
-        run = write_run(here / "runs" / name, CONFIG, val=0.5, test=0.5)
-        write_sums(run / "final")
-    (here / "runs" / "b" / "final" / "model.safetensors").write_bytes(b"other")
-    (here / "runs" / "c" / "config.toml").write_text("junk")
-    assert cli.run(["runs", "best"]) == 0
-    out, err = capsys.readouterr()
-    assert [line[0] for line in cells(out)[2:3]] == ["runs/a"]
-    assert "weights of 1 run:" in out
-    b, c = err.splitlines()
-    assert b.startswith("warning: runs/b is left out: runs/b/final/model.safetensors is damaged; cifar-dist checkpoint")
-    assert c.startswith("warning: runs/c is left out: runs/c/config.toml")
-
-
-def test_the_best_models_of_each_dataset_are_ranked_on_their_own(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name, dataset, test in [("a", "digits", 0.9), ("b", "cifar10", 0.7), ("c", "cifar10", 0.8)]:
-        write_sums(write_run(here / "runs" / name, CONFIG, dataset=dataset, test=test) / "final")
-    assert cli.run(["runs", "best", "--top", "1"]) == 0
-    head, _, *rows = cells(capsys.readouterr().out)
-    assert head == ["data", "run", "checkpoint", "val %", "test %"]
-    best = [["cifar10", "runs/c"], ["digits", "runs/a"]]
-    assert [row[:2] for row in rows[:2]] == best
-    with (here / "best-models" / "models.csv").open(newline="") as table:
-        assert [[row["dataset"], row["run"]] for row in csv.DictReader(table)] == best
-
-
-def test_a_run_without_any_intact_weights_is_left_out_of_the_best_models(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = write_run(here / "runs" / "a", CONFIG)
-    saved = small_checkpoint.save(run / "checkpoints", 4, best=True)
-    assert cli.run(["runs", "best"]) == 0
-    assert [line[:2] for line in cells(capsys.readouterr().out)[2:3]] == [["runs/a", "step-00000004"]]
-    (saved / "weights.safetensors").write_bytes(b"other")
-    with pytest.raises(UserError, match=r"^no run has weights that can be used; repair one of those above"):
-        cli.run(["runs", "best"])
-    said = capsys.readouterr().err
-    assert said.startswith("warning: runs/a is left out: runs/a/checkpoints/step-00000004: weights.safetensors has ")
-    assert said.endswith(" bytes; cifar-dist checkpoint verify runs/a\n"), "and no step that this command could take"
-
-
-def test_a_run_that_cannot_be_read_is_left_out_of_the_best_models() -> None:
-    with public_folder() as runs:
-        for name in "ab":
-            small_checkpoint.save(write_run(runs / name, CONFIG) / "checkpoints", 4, best=True)
-        entries, warnings = [describe(run) for run in find_runs(runs)], list[str]()
-        (runs / "b" / "checkpoints").chmod(0o700)
-        with without_rights():
-            assert [model.entry.run.name for model in best_models(entries, warnings.append)] == ["a"]
-        assert warnings == [f"{runs}/b is left out: {runs}/b/checkpoints: Permission denied"]
-
-
-def test_weights_that_a_run_has_deleted_since_are_not_a_fault_of_the_folder_of_the_best_models(here: Path) -> None:
-    run = write_run(here / "a", CONFIG)
-    saved = small_checkpoint.save(run / "checkpoints", 4, best=True)
-    models = best_models([describe(RunFolder(run))], print)
-    shutil.rmtree(saved)
-    with pytest.raises(UserError, match=r"/averaged\.safetensors: No such .*; if the run deleted it just now, run the"):
-        collect(models, here / "best-models")
-    assert not (here / "best-models").exists()
-
-
-def test_a_long_name_in_the_page_may_continue_in_the_next_line(here: Path) -> None:
-    write_run(here / "lr=0.1+wd=1e-3.s0", CONFIG)
-    assert "lr=<wbr>0.<wbr>1+<wbr>wd=<wbr>1e-<wbr>3.<wbr>s0" in write_index(here).read_text()
-
-
-def test_only_a_folder_of_runs_gets_a_page_of_them_unasked(here: Path) -> None:
-    write_run(here / "a", CONFIG)
-    (here / "photos").mkdir()
-    assert cli.run(["report", "a"]) == 0
-    assert not (here / "index.html").exists()
-    assert cli.run(["runs", "list", "."]) == 0
-    assert (here / "index.html").exists()
 
 
 def test_only_one_of_many_processes_prints(here: Path) -> None:

@@ -1,0 +1,86 @@
+"""The page of a folder of runs: of its content, escaped, and written where it belongs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from support.run_folders import write_run
+
+from cifar_dist import cli
+from cifar_dist.config import Config, ModelConfig, TrainConfig
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.runs.index import write_index
+from cifar_dist.tracking import timeline
+
+CONFIG = Config(model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
+
+
+def test_the_page_reads_again_only_the_runs_that_have_changed(here: Path) -> None:
+    for name in "abc":
+        write_run(here / "runs" / name, CONFIG, test=0.5)
+    shutil.rmtree(here / "runs" / "c" / "final")
+    timeline.append(here / "runs" / "c" / "timeline.jsonl", timeline.Event(timeline.utc(), "started", 0, 1))
+    training = [RunFolder(here / "runs" / "c")]
+    training[0].lock()
+
+    def page(change: Callable[[], object]) -> dict[str, list[str]]:
+        """Write the page, with another model in the rows of the former one, after a change of a run."""
+        if (path := here / "runs" / "index.html").exists():
+            path.write_text(path.read_text().replace("tiny-cnn", "kept"))
+        change()
+        rows = re.findall(r"<tr[^>]*>(<td.*)</tr>", write_index(here / "runs").read_text())
+        return {cells[0]: cells[1:] for cells in (re.findall(r"<td[^>]*>([^<]*)", row) for row in rows)}
+
+    assert {name: row[:2] for name, row in page(lambda: None).items()} == {
+        "a": ["finished", "tiny-cnn"],
+        "b": ["finished", "tiny-cnn"],
+        "c": ["training", "tiny-cnn"],
+    }
+    summary = next((here / "runs" / "a" / "evaluations").glob("*/summary.json"))
+    changed = page(lambda: summary.write_text(summary.read_text().replace("0.5", "0.25")))
+    assert changed["a"][1:6] == ["tiny-cnn", "digits", "4 of 4", "", "25.00"]
+    assert changed["b"][1:6] == ["kept", "digits", "4 of 4", "", "50.00"]
+    assert page(training.clear)["c"][0] == "killed", "although no file has changed"
+    (here / "runs" / "a").rename(here / "runs" / "d")
+    assert set(page(lambda: None)) == {"b", "c", "d"}
+
+
+def test_the_page_tells_data_of_one_name_apart(here: Path) -> None:
+    """Also in rows that are kept from before, when there was one."""
+    runs, shown = here / "runs", list[list[str]]()
+    for name in ("a" * 16, "b" * 16, ""):
+        write_run(runs / (name or "c"), CONFIG, fingerprint=name)
+        rows = re.findall(r"<tr data-files[^>]*>(<td.*)</tr>", write_index(runs).read_text())
+        shown.append(sorted(re.sub("<[^>]*>", "", re.findall(r"<td.*?</td>", row)[3]) for row in rows))
+    shutil.rmtree(runs / ("b" * 16))
+    (last,) = re.findall(rf"<tr[^>]*>.*{'a' * 16}.*</tr>", write_index(runs).read_text())
+    assert shown == [["digits"], both := ["digits (aaaaaaaa)", "digits (bbbbbbbb)"], ["digits", *both]]
+    assert ">digits</td>" in last
+
+
+def test_no_text_of_a_run_folder_is_interpreted_by_the_page(here: Path) -> None:
+    hostile = '"><script>alert(1)</script>&|\n'
+    run = write_run(here / "runs" / "a", CONFIG, test=0.5, dataset=hostile, fingerprint=hostile)
+    summary = next((run / "evaluations").glob("*/summary.json"))
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), "tta": hostile}))
+    page = write_index(here / "runs").read_text()
+    assert "<script" not in page
+    assert page.count("&quot;&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;|") == 3
+
+
+def test_a_long_name_in_the_page_may_continue_in_the_next_line(here: Path) -> None:
+    write_run(here / "lr=0.1+wd=1e-3.s0", CONFIG)
+    assert "lr=<wbr>0.<wbr>1+<wbr>wd=<wbr>1e-<wbr>3.<wbr>s0" in write_index(here).read_text()
+
+
+def test_only_a_folder_of_runs_gets_a_page_of_them_unasked(here: Path) -> None:
+    write_run(here / "a", CONFIG)
+    (here / "photos").mkdir()
+    assert cli.run(["report", "a"]) == 0
+    assert not (here / "index.html").exists()
+    assert cli.run(["runs", "list", "."]) == 0
+    assert (here / "index.html").exists()
