@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 from collections.abc import Callable, Container
+from pathlib import Path
 
 import torch._dynamo  # noqa: F401 - torch imports it with the first optimizer, in seconds: once, not in each fork
 from accelerate.state import AcceleratorState
@@ -17,6 +19,7 @@ def run(processes: int, work: Callable[[], None], *, codes: Container[int] = (0,
 
     Each must end with one of ``codes``.
     """
+    _end_openmp_pool()
     port = free_port()
     context = multiprocessing.get_context("fork")
     ranks = [context.Process(target=_rank, args=(rank, processes, port, work)) for rank in range(processes)]
@@ -30,6 +33,15 @@ def run(processes: int, work: Callable[[], None], *, codes: Container[int] = (0,
     finally:
         for rank in ranks:
             rank.kill()
+
+
+def _end_openmp_pool() -> None:
+    """End the OpenMP threads that a test has left: forks do not have them, and would wait for them for ever."""
+    memory = Path("/proc/self/maps").read_text().splitlines()
+    if libgomp := next((line.split()[-1] for line in memory if "libgomp" in line), None):
+        omp_pause_hard = 2
+        failed = ctypes.CDLL(libgomp).omp_pause_resource_all(omp_pause_hard)
+        assert not failed, "a parallel region is not over"
 
 
 def _rank(rank: int, processes: int, port: int, work: Callable[[], None]) -> None:
