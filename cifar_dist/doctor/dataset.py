@@ -11,7 +11,8 @@ from cifar_dist.distributed.sync_batchnorm import check_batch_norms
 from cifar_dist.doctor.finding import Finding, Verdict
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import counted
-from cifar_dist.training.requirements import batch_note, check_batch_size, padding_note
+from cifar_dist.training.notes import batch_note, padding_note
+from cifar_dist.training.requirements import check_batch_size
 
 _FEW = 8  # images, whose statistics a batch normalisation would use
 

@@ -1,15 +1,13 @@
-"""What a run requires of its data, its processes and its length: refused, or said, before it trains."""
+"""What a run requires of its data, its processes and its length; what lacks it is refused before it trains."""
 
 from __future__ import annotations
 
 import copy
-import math
 
 import torch
 from torch import nn
 
 from cifar_dist.config import Config, RunningAverageConfig, StagedOptimConfig, plugins
-from cifar_dist.config.average import EMAConfig
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.normalize import Normalize, normalization_statistics
@@ -17,13 +15,10 @@ from cifar_dist.data.order import steps_per_epoch
 from cifar_dist.data.read import ShardReader
 from cifar_dist.distributed.sync_batchnorm import check_batch_norms
 from cifar_dist.errors import UserError
-from cifar_dist.formatting import counted, percent
 from cifar_dist.models import transfer
 from cifar_dist.optim.averaging import average_weight, has_batch_statistics
 from cifar_dist.optim.learning_rate import learning_rate
 from cifar_dist.optim.optimizers import build_optimizer
-
-_MUCH, _LITTLE = 0.05, 0.01  # of an average that is still its first copy: said, and suggested
 
 
 def check_before_start(config: Config, manifest: Manifest, network: nn.Module) -> None:
@@ -97,9 +92,18 @@ def check_batch_size(config: Config, world_size: int) -> None:
     if config.train.even_batches and size % parts:
         lower = max(parts, size // parts * parts)
         raise UserError(
-            f"{_uneven(config, world_size)}, as train.even_batches requires; "
+            f"{uneven_batch(config, world_size)}, as train.even_batches requires; "
             f"use --train.batch_size {lower} or {lower + parts}, or to resume --train.even_batches false"
         )
+
+
+def uneven_batch(config: Config, world_size: int) -> str:
+    """Say that a global batch does not split evenly."""
+    train = config.train
+    return (
+        f"train.batch_size {train.batch_size} is not divisible by {world_size} processes x {train.accumulate} "
+        "accumulation steps"
+    )
 
 
 def check_repeatable(config: Config) -> None:
@@ -141,111 +145,6 @@ def check_graphs(config: Config, world_size: int, device: str) -> None:
             f"train.compile {train.compile} would record the exchanges of train.sync_batchnorm in CUDA graphs, and the "
             "job might not end; use --train.compile default"
         )
-
-
-def padding_note(config: Config, world_size: int) -> str:
-    """Say that every global batch is filled up with repeated samples; empty if it splits evenly."""
-    padding = -config.train.batch_size % config.train.parts_of_batch(world_size)
-    if not padding:
-        return ""
-    return (
-        f"{_uneven(config, world_size)}: {counted(padding, 'sample')} of each batch are computed twice, and count once"
-    )
-
-
-def parts_note(config: Config, device: str) -> str:
-    """Say that ``parts`` alone do not give the same bits on a GPU; empty otherwise.
-
-    Args:
-        config: the run.
-        device: type of the device that it computes on.
-    """
-    if not config.train.parts or config.train.deterministic or device != "cuda":
-        return ""
-    return (
-        "train.parts gives the same bits on a GPU only with deterministic kernels; a new run with "
-        "--train.deterministic true has them"
-    )
-
-
-def batch_note(config: Config, samples: int) -> str:
-    """Say that a global batch is larger than the training split; empty otherwise."""
-    size = config.train.batch_size
-    if size <= samples:
-        return ""
-    return f"train.batch_size {size:,} is more than the {samples:,} training samples: each epoch is one step on all"
-
-
-def size_note(config: Config, manifest: Manifest) -> str:
-    """Say that the network sees smaller images than the dataset has; empty otherwise."""
-    height, width, _ = manifest.shape
-    side = config.model.image_size
-    if not 0 < side < max(height, width):
-        return ""
-    return f"model.image_size {side} shrinks the images of {width}x{height}; --model.image_size 0 keeps their size"
-
-
-def evaluation_note(config: Config, manifest: Manifest) -> str:
-    """Say that the run ends without an evaluation, or with one of images that it trains on; empty otherwise."""
-    split = config.eval.split
-    if split not in manifest.splits:
-        other = "test" if "test" in manifest.splits else "val"
-        hold_out = "" if config.data.hold_out or other == "test" else "--data.hold_out true "
-        use = f"use {hold_out}--eval.split {other}"
-        remedy = use if other in manifest.splits else "hold one out when it is packed"
-        return f"the dataset has no split '{split}' to end with; {remedy}"
-    if config.trains_on(split):
-        return (
-            f"the run trains on the split '{split}', which it is evaluated on in the end; its accuracy will not be "
-            "that of new images; see eval.split"
-        )
-    return ""
-
-
-def average_note(config: Config, steps_per_epoch: int, *, has_begun: bool) -> str:
-    """Say that the average is never updated, or that much of it will be untrained weights; empty otherwise.
-
-    Such a run is not refused: a short trial of a long recipe is not a mistake. One that has begun cannot change it.
-    """
-    if has_begun:
-        return ""
-    average, last_step = config.average, config.train.last_step(steps_per_epoch)
-    if not isinstance(average, RunningAverageConfig):
-        return ""
-    start = average.first_step(steps_per_epoch)
-    if start + average.every > last_step:
-        copied = f"the weights after step {start}" if start else "the weights before the first step"
-        kept = copied if start < last_step else "the last weights"
-        return (
-            f"the average is first updated after step {start + average.every} (average.start {average.start:g}, "
-            f"average.every {average.every}), and the run ends after step {last_step}: {kept} are evaluated and kept"
-        )
-    if average.gives_back or average.start or config.model.pretrained or config.run.from_:
-        return ""
-    total = steps_per_epoch * config.train.epochs
-    share = average.first_share(last_step, steps_per_epoch=steps_per_epoch, total=total)
-    if share < _MUCH:
-        return ""
-    untrained = f"{percent(share, 0)} of the average will be the weights before the first step"
-    updates = last_step // average.every
-    if isinstance(average, EMAConfig):
-        enough = math.floor(1000 * _LITTLE ** (1 / updates)) / 1000
-        return (
-            f"{untrained}: average.decay {average.decay:g} is too slow for {last_step} steps; use --average.decay "
-            f"{enough:g} or less"
-        )
-    later = "--average.start 1"
-    if steps_per_epoch + average.every > last_step:  # it would have no update
-        later = "--average.start 0.5" + (" --average.every 1" if average.every > 1 else "")
-    return f"{untrained}, for it has {counted(updates, 'update')} in {counted(last_step, 'step')}; use {later}"
-
-
-def _uneven(config: Config, world_size: int) -> str:
-    train = config.train
-    return (
-        f"train.batch_size {train.batch_size} is not divisible by {world_size} processes x {train.accumulate} "
-        "accumulation steps"
-    )
 
 
 def check_limits(config: Config, manifest: Manifest, steps_per_epoch: int) -> None:

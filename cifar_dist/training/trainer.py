@@ -46,16 +46,9 @@ from cifar_dist.training.divergence import divergence_error
 from cifar_dist.training.early_stopping import EarlyStopping
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog, StepMeasurements
+from cifar_dist.training.notes import evaluation_note, notes_at_start
 from cifar_dist.training.profiling import StepProfiler
-from cifar_dist.training.requirements import (
-    average_note,
-    batch_note,
-    check_evaluations,
-    evaluation_note,
-    padding_note,
-    parts_note,
-    size_note,
-)
+from cifar_dist.training.requirements import check_evaluations
 from cifar_dist.training.run_facts import facts_of
 from cifar_dist.training.saving import CheckpointSaver
 from cifar_dist.training.setup import build_setup
@@ -441,12 +434,7 @@ class Trainer:
             *notes,
             *rounding_notes(self.folder.environment, self.config, facts, self.step),
             self.engine.precision.advice,
-            padding_note(self.config, self.ranks.world_size),
-            parts_note(self.config, self.ranks.device.type),
-            batch_note(self.config, len(self.setup.batches.images)),
-            size_note(self.config, self.manifest),
-            average_note(self.config, self.steps_per_epoch, has_begun=was_trained),
-            evaluation_note(self.config, self.manifest),
+            *notes_at_start(self.setup, self.ranks, has_begun=was_trained),
         ]
         tracker = Tracker(
             self.folder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,3 +25,11 @@ def small_packed(folder: Path, codec: Lossless) -> Manifest:
     source = write_npz(folder / "source.npz", arrays)
     out = folder / f"packed-{codec}"
     return pack(source, out, codec=codec, samples_per_shard=7, val_fraction=0, show=False)
+
+
+def with_val(packed: Manifest, *, labelled: bool) -> Manifest:
+    """Return the dataset with ``test`` as ``val``, too."""
+    val = tuple(
+        shard if labelled else replace(shard, labels=np.full_like(shard.labels, -1)) for shard in packed.shards("test")
+    )
+    return replace(packed, splits={**packed.splits, "val": val})
