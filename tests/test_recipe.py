@@ -228,7 +228,10 @@ def test_model_options_keep_the_types_of_a_list(plain: str, value: list[object])
             "unknown setting --model.num_classes; the dataset says how many classes there are",
         ),
         (["--num_classes", "3"], "unknown setting --num_classes; the dataset says how many classes there are"),
-        (["--train.batch_size", "7", "--train.accumulate", "2"], "batch_size 7 is not divisible by accumulate 2"),
+        (
+            ["--train.batch_size", "7", "--train.accumulate", "2"],
+            "batch_size 7 is not divisible by accumulate 2; use 8",
+        ),
         (
             ["--schedule.milestones", "[1, 2]"],
             'schedule.milestones has no effect with schedule.name = "onecycle"; remove it, or use --schedule.name step',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Annotated, Final, get_args, get_origin
 
@@ -110,8 +111,8 @@ def _takes_true(kind: object) -> bool:
 
 
 def _scalar(text: str) -> object:
-    """Parse a value whose type no field declares (a model's option) as TOML, or else as a string."""
-    try:
-        return parse_toml(f"value = {text}")["value"]
-    except ValueError:
-        return text
+    """Parse a value whose type no field declares (a model's option) as TOML, ``64,128`` as a list, or as a string."""
+    for written in (text, f"[{text}]" if "," in text else text):
+        with contextlib.suppress(ValueError):
+            return parse_toml(f"value = {written}")["value"]
+    return text

@@ -92,7 +92,8 @@ class TrainConfig(Section):
         require_at_least(self, batch_size=1, accumulate=1)
         require(
             self.batch_size % self.accumulate == 0,
-            f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}",
+            f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}; "
+            f"use {-(-self.batch_size // max(self.accumulate, 1)) * self.accumulate}",
         )
         require(0 <= self.parts <= 65536, f"parts {self.parts} must be between 0 and 65536")
         require(

@@ -22,8 +22,9 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, KwargsHandler, TorchDynamoPlugin
 from torch import nn
 
-from cifar_dist.config import Config
+from cifar_dist.config import Config, plugins
 from cifar_dist.config.optim import MuonConfig
+from cifar_dist.config.plugin_errors import describe_value
 from cifar_dist.config.toml_text import inline_toml
 from cifar_dist.cpu.conv2d import replace_convolutions
 from cifar_dist.cpu.onednn import avoid_strided_1x1
@@ -48,7 +49,7 @@ class Limit:
         key: the setting, as ``optim.name``.
         refuses: whether a value of it is refused.
         reason: completes "KEY = VALUE ...".
-        remedy: what to type instead; empty for the command that starts DDP.
+        remedy: what to type instead; empty for what starts DDP.
         refuses_section: whether the section is refused whatever the value, which for a plug-in is the name of a file.
     """
 
@@ -64,7 +65,8 @@ class Limit:
         section = getattr(config, section_name)
         value = getattr(section, name, None)
         if self.refuses(value) or self.refuses_section(section):
-            remedy = self.remedy or command_with_ddp()
+            is_plugin = plugins.is_spec(config.train.engine)
+            remedy = self.remedy or ("use --train.engine auto" if is_plugin else command_with_ddp())
             raise UserError(f"{self.key} = {inline_toml(value)} {self.reason}, not {engine}; {remedy}")
 
 
@@ -119,6 +121,13 @@ class Engine(ABC):
     description: str
     signals: StopSignals
 
+    def __init_subclass__(cls) -> None:
+        """Name an engine that says nothing of it by its class."""
+        super().__init_subclass__()
+        for name in ("kind", "description"):
+            if not hasattr(cls, name):
+                setattr(cls, name, cls.__name__)
+
     def __init__(self, config: Config, *, cpu: bool) -> None:
         self._config = config
         scales_loss = not any(limit.key == "train.precision" and limit.refuses("fp16") for limit in self.limits)
@@ -141,7 +150,7 @@ class Engine(ABC):
         Ends the training of a module that was prepared before, as by each range test of ``lr-find``.
 
         Raises:
-            UserError: the wrapper is not the one that the launcher was asked for.
+            UserError: the wrapper is not the one that the launcher was asked for, or a plug-in's engine returns none.
         """
         self._release_former()
         module.to(self.ranks.device)
@@ -151,7 +160,13 @@ class Engine(ABC):
         self._take_weights_of_rank_0(module)
         if self.accelerator.scaler is not None:
             count_steps_on_device(optimizer)
-        return self.wrap(module, optimizer)
+        model: object = self.wrap(module, optimizer)
+        if not isinstance(model, WrappedModel):
+            returned = describe_value(model)
+            raise UserError(
+                f"train.engine: wrap of {self.description} returned {returned}; return what build_model does"
+            )
+        return model
 
     def _take_weights_of_rank_0(self, module: nn.Module) -> None:
         """A plug-in's network may draw its weights from a generator that no seed of the run sets, on each rank."""

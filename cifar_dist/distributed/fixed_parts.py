@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -29,7 +30,7 @@ class FixedParts(Engine):
     """Every process holds the complete network, and ``train.parts`` are dealt to them."""
 
     limits = (
-        DDP_COMPRESSES,
+        replace(DDP_COMPRESSES, remedy="use --train.compress_gradients no, or --train.parts 0"),
         Limit(
             "train.sync_batchnorm", bool, "needs whole batches", "use --train.sync_batchnorm false, or --train.parts 0"
         ),

@@ -194,4 +194,6 @@ def _load_plugin(spec: str) -> type[Engine]:
         raise UserError(f"train.engine: {error}") from None
     if not (isinstance(found, type) and issubclass(found, Engine)):
         raise UserError(f"train.engine: {spec} is not a subclass of cifar_dist.distributed.engine.Engine")
+    if missing := found.__abstractmethods__:
+        raise UserError(f"train.engine: {spec} lacks the method {', '.join(sorted(missing))}; see docs/extending.md")
     return found

@@ -21,6 +21,14 @@ def test_an_option_of_a_model_is_read_as_it_was_shown(value: object) -> None:
     assert parse_overrides(shlex.split(option("model.options.width", value))) == {"model.options.width": value}
 
 
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [("8,16", [8, 16]), ("8, 16,", [8, 16]), ("0.5,true", [0.5, True]), ("gelu", "gelu"), ("gelu,relu", "gelu,relu")],
+)
+def test_an_option_of_a_model_may_be_a_list_without_brackets(typed: str, value: object) -> None:
+    assert parse_overrides(["--model.options.widths", typed]) == {"model.options.widths": value}
+
+
 @given(st.text(st.characters(exclude_categories=["C"]), min_size=1).filter(lambda text: not text.startswith("--")))
 def test_a_text_is_read_as_it_was_shown(text: str) -> None:
     assert parse_overrides(shlex.split(option("run.name", text))) == {"run.name": text}
