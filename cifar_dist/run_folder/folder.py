@@ -253,6 +253,12 @@ class RunFolder:
         lock.write(f"process {os.getpid()} on {machine_name()}")
         lock.flush()
 
+    def clock(self) -> float:
+        """The time, in seconds, by the clock that stamps the folder's files, which may be a server's; it is locked."""
+        assert self._lock is not None
+        os.utime(self._lock.fileno())
+        return os.fstat(self._lock.fileno()).st_mtime
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """The folder is locked inside, see :meth:`lock`."""

@@ -6,6 +6,7 @@ before the first step.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from cifar_dist.run_folder.settings import (
 )
 
 _LEASE_SECONDS = 120.0  # after which NFS usually forgets a machine that does not answer (90 s), and some more
+_CLOCK_TICK_SECONDS = 1.0  # in which the stamps of two files may be the wrong way round
 _BOOT_TIME_SECONDS = 1.0  # to which the system rounds the time that processes are counted from
 
 
@@ -153,8 +155,12 @@ def _remove_old_stop_file(folder: RunFolder) -> list[str]:
 
     It holds where the same job has started this process again: it was made since, as the first process removed others.
     """
-    began = psutil.Process().create_time() + _BOOT_TIME_SECONDS
-    if has_restarted() or not folder.stop_file.is_file() or folder.stop_file.stat().st_mtime >= began:
+    if has_restarted() or not folder.stop_file.is_file():
+        return []
+    # Ages, for the files may be a server's, with a clock of its own. A clock that went back left one from the future.
+    age = folder.clock() - folder.stop_file.stat().st_mtime
+    own_age = time.time() - psutil.Process().create_time()
+    if -_CLOCK_TICK_SECONDS <= age <= own_age - _BOOT_TIME_SECONDS:
         return []
     folder.stop_file.unlink()
     return [f"removed {folder.stop_file}, which asked an earlier process to stop"]
