@@ -30,6 +30,8 @@ from cifar_dist.launch.reporter import is_first, is_reporter
 from cifar_dist.terminal.notice import notice
 from cifar_dist.terminal.standard_streams import guard_streams
 
+_NO_ADDRESSES = ("failed to map segment", "annot allocate memory")  # of the loader of shared libraries
+
 
 def exit_with(work: Callable[[], int]) -> NoReturn:
     """Run ``work`` and end the process with its exit code.
@@ -84,6 +86,8 @@ def _report_unforeseen(error: BaseException) -> None:
             notice(reason)
     elif isinstance(error, OSError):
         notice(str(StorageError.of(error)))
+    elif isinstance(error, ImportError) and any(cause in str(error) for cause in _NO_ADDRESSES):
+        notice(f"{error}; a limit on address space leaves too little for it: ulimit -v unlimited")
     else:
         traceback.print_exc()
 

@@ -157,6 +157,21 @@ def test_a_rank_names_its_own_gpu_though_it_is_not_the_first() -> None:
     assert (done.returncode, done.stderr) == (2, "cifar-dist: torch cannot compute on GPU 3\n")
 
 
+def test_a_limit_on_address_space_that_torch_does_not_fit_into_is_named() -> None:
+    """As login nodes of some clusters have one."""
+    code = """if True:
+        import resource
+        from cifar_dist.process_exit import exit_with
+        def work():
+            resource.setrlimit(resource.RLIMIT_AS, (2**29, resource.RLIM_INFINITY))
+            import torch
+        exit_with(work)
+    """
+    (done,) = spawn(["-c", code], fresh=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert done.stderr.endswith("; a limit on address space leaves too little for it: ulimit -v unlimited\n")
+
+
 def test_ctrl_c_during_a_command_that_has_nothing_to_save_is_named() -> None:
     code = """if True:
         import os, signal, sys
