@@ -7,6 +7,7 @@ disappears, the output stops and the run continues.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import sys
 import time
@@ -32,6 +33,7 @@ from cifar_dist.tracking.timeline import utc
 
 PLAIN_INTERVAL = 10.0  # seconds between progress lines if no bar can be drawn
 _LIVE_INTERVAL = 0.1
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an output file, which may have space again later
 _BARS = 2  # rows of the live display
 
 # Columns of an epoch's line with their widths. Where the terminal is narrower, the ones in _DISPENSABLE are left out.
@@ -43,7 +45,7 @@ class RunConsole:
     """The console of one process of a run, and its log.
 
     Args:
-        log: ``training.log``; appended to, until it can no longer be written.
+        log: ``training.log``; appended to; lines that cannot be written are left out.
         facts: steps and epochs of the run.
         stream: where to print; standard output by default.
     """
@@ -51,6 +53,7 @@ class RunConsole:
     def __init__(self, log: Path, facts: RunFacts, *, stream: TextIO | None = None) -> None:
         self._stream = sys.stdout if stream is None else stream
         self._log: FileIO | None = log.open("ab", buffering=0)
+        self._log_lacks_lines = False
         self._facts = facts
         self._step = 0
         self._last: Record | None = None
@@ -269,8 +272,9 @@ class RunConsole:
         try:
             self._log.write(text.encode("utf-8", "backslashreplace"))
         except OSError as error:  # it copies what is printed, so training continues without it
-            name, self._log = self._log.name, None
-            self.warn(f"{StorageError.of(error, name)}; the lines that follow are not in it")
+            if not self._log_lacks_lines:
+                self._log_lacks_lines = True
+                self.warn(f"{StorageError.of(error, self._log.name)}; lines are missing in it until it can be written")
 
     def _guard(self, output: Callable[[], None]) -> None:
         """Print unless the reader is gone (a closed pipe, a lost terminal); training continues without one."""
@@ -278,8 +282,8 @@ class RunConsole:
             return
         try:
             output()
-        except (OSError, ValueError):
-            self._gone = True
+        except (OSError, ValueError) as error:
+            self._gone = not (isinstance(error, OSError) and error.errno in _FULL)
 
 
 def _lines(text: str) -> list[str]:

@@ -6,6 +6,7 @@ import io
 import math
 import os
 import re
+import resource
 import struct
 import sys
 import termios
@@ -237,6 +238,27 @@ def test_the_log_is_appended_to(log: Path) -> None:
         stream.close()
         assert reader.text() == f"{text}\n"
     assert without_times(log) == "first start\nsecond start\n"
+
+
+def test_a_disk_that_is_full_for_a_moment_loses_its_lines_only(log: Path, tmp_path: Path) -> None:
+    """As where ``train`` prints to the output file of a job."""
+    printed = tmp_path / "job.out"
+    with printed.open("w", encoding="utf-8") as stream:
+        run = RunConsole(log, FACTS, stream=stream)
+        run.say("before")
+        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, unlimited[1]))
+        try:
+            run.say("while it is full")
+            run.say("while it is still full")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        run.say("after")
+        run.close()
+    assert without_times(log) == "before\nafter\n"
+    said = printed.read_text()
+    assert said.endswith("after\n")
+    assert said.count("lines are missing in it until") == 1
 
 
 @pytest.mark.parametrize("where", ["pipe", "terminal"])
