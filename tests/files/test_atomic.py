@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from support.crashing import every_death
 from support.file_limit import error_of
 
-from cifar_dist.files.atomic import copy_atomic, folder_atomic, naming, write_atomic, write_numbered
+from cifar_dist.files.atomic import copy_atomic, folder_atomic, fsync, naming, write_atomic, write_numbered
 from cifar_dist.files.links import link_atomic
 
 
@@ -170,6 +171,30 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
     assert content(tmp_path) == {"file": "old"}
     with pytest.raises(FileNotFoundError):
         write_atomic(tmp_path / "nowhere" / "file", "")
+
+
+def test_a_file_system_that_cannot_flush_folders_does_not_fail_a_save() -> None:
+    """/proc is one, as are the shared folders of VirtualBox and some of FUSE."""
+    with pytest.raises(OSError, match="Invalid argument"):
+        os.fsync(os.open("/proc/self", os.O_RDONLY))
+    fsync(Path("/proc/self"))
+    with pytest.raises(OSError, match="Invalid argument"):
+        fsync(Path("/dev/null"))  # the contents of a file are flushed, or it is an error
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_a_folder_that_fails_to_be_flushed_fails_a_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def fail(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        write_atomic(tmp_path / "a", "new")
+    with pytest.raises(OSError, match=os.strerror(code)):
+        replace_folder(tmp_path / "it")
 
 
 @pytest.mark.parametrize("write", [write_atomic, copy_atomic])
