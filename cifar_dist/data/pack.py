@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
@@ -32,7 +31,7 @@ from cifar_dist.data.statistics import channel_statistics, note_black, pixel_cou
 from cifar_dist.data.tar import index_tar
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files.atomic import folder_atomic
-from cifar_dist.files.folders import is_writable
+from cifar_dist.files.folders import is_mount_point, is_writable
 from cifar_dist.files.temporary import abandoned, is_replaced_of, is_temporary_of
 from cifar_dist.formatting import list_some
 from cifar_dist.formatting import size as size_of
@@ -143,7 +142,7 @@ def _require_outside(out: Path, source: Path) -> None:
 def _require_replaceable(out: Path, source: Path) -> None:
     """Refuse to replace anything that ``pack`` did not write, and what the next ``pack`` of ``source`` would read."""
     _require_outside(out, source)
-    if os.path.ismount(out.resolve()):
+    if is_mount_point(out):
         raise UserError(f"{out} is a mount point, which pack cannot replace; name a folder in it")
     parent = next((folder for folder in out.resolve().parents if folder.exists()), out)  # the root has no parent
     if not (parent.is_dir() and is_writable(parent)):

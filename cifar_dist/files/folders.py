@@ -41,6 +41,18 @@ def is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
+def is_mount_point(folder: Path) -> bool:
+    """Whether a file system begins at a folder, or one is mounted there from elsewhere on the same disk.
+
+    :func:`os.path.ismount` compares device numbers, so it misses the latter: a container's ``-v`` may be one.
+    """
+    import psutil
+
+    resolved = folder.resolve()
+    mounted = {partition.mountpoint for partition in psutil.disk_partitions(all=True)}
+    return os.path.ismount(resolved) or str(resolved) in mounted
+
+
 def free_name(path: Path) -> Path:
     """Return ``path``, or the first of ``path-2``, ``path-3``, ... that does not exist."""
     candidate, number = path, 1

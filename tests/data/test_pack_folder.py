@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,6 +98,23 @@ def test_a_mount_point_is_refused_before_the_source_is_read(tmp_path: Path, name
     (tmp_path / "link").symlink_to("/")
     with pytest.raises(UserError, match=f"{name} is a mount point, which pack cannot replace; name a folder in it"):
         pack_quietly(tmp_path / "not-opened.npz", tmp_path / name)
+
+
+def test_a_folder_mounted_from_the_same_disk_is_a_mount_point(tmp_path: Path) -> None:
+    """As in a container: ``docker run -v``. The device number of such a folder is that of its parent."""
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("a mount of its own takes root")
+    source, out = tmp_path / "not-opened.npz", tmp_path / "my out"
+    for folder in (tmp_path / "disk", out):
+        folder.mkdir()
+    script = 'mount --bind "$1" "$3" && exec "$0" -m cifar_dist pack "$2" "$3"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, sys.executable, *map(str, (tmp_path / "disk", source, out))],
+        capture_output=True,
+        text=True,
+    )
+    assert "my out is a mount point, which pack cannot replace; name a folder in it" in done.stderr
+    assert done.returncode == 2
 
 
 def test_a_link_to_a_folder_remains_a_link(tmp_path: Path) -> None:
