@@ -10,8 +10,10 @@ index of 2**31) or hash a nested tuple for years (a dict key), and it can modify
 
 from __future__ import annotations
 
+import codecs
+import io
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from cifar_dist.data.pickled_array import Array, Dtype, RefusedError, as_text, from_buffer, scalar
 from cifar_dist.errors import UserError
@@ -45,6 +47,9 @@ def read_pickle(data: bytes, where: str) -> dict[str, object]:
     Raises:
         UserError: the pickle is corrupt, not a dictionary, too large, or requests anything but data.
     """
+    for beginning, what in _OTHER_FORMATS.items():
+        if data.startswith(beginning):
+            raise UserError(f"{where} is not a pickle but {what}")
     try:
         if len(data) > MAX_BYTES:
             raise RefusedError(f"it has {len(data):,} bytes, and the limit is {MAX_BYTES:,}")
@@ -58,9 +63,34 @@ def read_pickle(data: bytes, where: str) -> dict[str, object]:
         }
     except RefusedError as error:
         raise UserError(f"{where}: {error}; pickle a plain dictionary, or save the arrays as .npz") from None
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+    except (ValueError, IndexError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         what = str(error).split("\n")[0] or type(error).__name__
         raise UserError(f"{where} is not an intact pickle ({what}); download or create it again") from None
+
+
+def _operations(data: bytes) -> Iterator[tuple[str, object]]:
+    """Yield the operations of a pickle with their arguments.
+
+    pickletools.genops does so too, but that of Python 3.11 refuses bytes beyond ASCII in the strings of protocol 0,
+    which was Python 2's default.
+    """
+    stream = io.BytesIO(data)
+    while code := stream.read(1):
+        operation = _OPERATION_OF.get(code)
+        if operation is None:
+            raise ValueError(f"byte {stream.tell() - 1:,} is {code!r}, which is no operation")
+        if operation.name == "STRING":
+            yield operation.name, _python_2_literal(stream)
+        else:
+            yield operation.name, operation.arg.reader(stream) if operation.arg else None
+
+
+def _python_2_literal(stream: io.BytesIO) -> bytes:
+    r"""Read a line such as ``'\xff\n'``: a string as Python 2 prints it."""
+    literal = stream.readline().removesuffix(b"\n")
+    if len(literal) < 2 or literal[:1] not in (b"'", b'"') or literal[-1:] != literal[:1]:
+        raise ValueError("a string in it has no quotes")
+    return codecs.escape_decode(literal[1:-1])[0]
 
 
 class _Machine:
@@ -74,10 +104,9 @@ class _Machine:
         self._bytes_left = len(data)
 
     def run(self) -> object:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(self._data)):
+        for count, (name, argument) in enumerate(_operations(self._data)):
             if count == MAX_OPERATIONS:
                 raise RefusedError(f"it takes more than {MAX_OPERATIONS:,} operations")
-            name = opcode.name
             if name in _LITERALS:
                 self._stack.append(argument)
             elif name in _PYTHON_2_STRINGS:
@@ -90,6 +119,8 @@ class _Machine:
                 self._memo[place] = self._stack[-1]
             elif name in _MEMO_GET:
                 assert isinstance(argument, int)
+                if argument not in self._memo:
+                    raise ValueError(f"it recalls object {argument}, which it has not stored")
                 self._stack.append(self._memo[argument])
             elif name == "STOP":
                 return self._pop()
@@ -98,7 +129,7 @@ class _Machine:
                 if operation is None:
                     raise RefusedError(f"it uses the pickle operation {name}, which plain data never requires")
                 operation(self, argument)
-        raise RefusedError("it has no STOP operation")
+        raise ValueError("it ends before its STOP operation")
 
     def _pop(self) -> object:
         if len(self._stack) <= (self._marks[-1] if self._marks else 0):
@@ -231,6 +262,13 @@ _FUNCTIONS: dict[tuple[str, str], Callable[..., object]] = {
     ("builtins", "bytes"): _Machine.as_bytes,
     ("builtins", "bytearray"): _Machine.as_bytes,
 }
+
+_OTHER_FORMATS = {
+    b"\x1f\x8b": "compressed with gzip; decompress it with gzip -d",
+    b"PK\x03\x04": "a zip archive; name it .npz if numpy.savez wrote it, or else save its arrays as .npz",
+    b"\x93NUMPY": "one array as .npy; save it as data of an .npz: numpy.savez('NEW.npz', data=array)",
+}
+_OPERATION_OF = {operation.code.encode("latin-1"): operation for operation in pickletools.opcodes}
 
 _CONSTANTS: dict[str, Callable[[], object]] = {
     "NONE": lambda: None,

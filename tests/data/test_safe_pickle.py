@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
 import struct
@@ -69,6 +70,41 @@ def test_python_2_strings_come_as_bytes_and_keys_as_text() -> None:
     read = read_pickle(python_2_pickle({b"data": images, b"labels": [3, 300, 70000], b"name": b"\xff\x00"}), "f")
     assert np.array_equal(read.pop("data"), images)  # type: ignore[arg-type]
     assert read == {"labels": [3, 300, 70000], "name": b"\xff\x00"}
+
+
+def test_a_string_that_python_2_wrote_in_its_default_protocol_is_read() -> None:
+    text = rb"""(dp0
+S'data'
+p1
+S'\x00\xff\n\'"'
+p2
+sS"it's \\"
+I7
+s."""
+    assert read_pickle(text, "f") == {"data": b"\x00\xff\n'\"", "it's \\": 7}
+    array = (
+        b"(dp0\nS'data'\np1\ncnumpy.core.multiarray\n_reconstruct\np2\n(cnumpy\nndarray\np3\n(I0\ntp4\nS'b'\np5\n"
+        b"tp6\nRp7\n(I1\n(I3\ntp8\ncnumpy\ndtype\np9\n(S'u1'\np10\nI0\nI1\ntp11\nRp12\n(I3\nS'|'\np13\nNNNI-1\nI-1\n"
+        b"I0\ntp14\nbI00\nS'\\x00\\x80\\xff'\np15\ntp16\nbs."
+    )
+    assert np.array_equal(np.asarray(read_pickle(array, "f")["data"]), [0, 128, 255])
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (gzip.compress(b"x"), "some.pkl is not a pickle but compressed with gzip; decompress it with gzip -d"),
+        (b"PK\x03\x04...", "a zip archive; name it .npz if numpy.savez wrote it, or else save its arrays as .npz"),
+        (b"\x93NUMPY\x01\x00", "one array as .npy; save it as data of an .npz: numpy.savez('NEW.npz', data=array)"),
+        (b"hello world", "is not an intact pickle (it recalls object 101, which it has not stored); download"),
+        (b"<!DOCTYPE html>", "is not an intact pickle (byte 0 is b'<', which is no operation); download"),
+        (b"S'text\n.", "is not an intact pickle (a string in it has no quotes); download"),
+        (b"\x80\x02}", "is not an intact pickle (it ends before its STOP operation); download"),
+        (b"", "is not an intact pickle (it ends before its STOP operation); download"),
+    ],
+)
+def test_a_file_that_is_no_pickle_is_named_as_what_it_is(data: bytes, says: str) -> None:
+    assert says in refusal(data)
 
 
 def test_a_list_that_contains_itself_is_read() -> None:
