@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from cifar_dist.errors import UserError, first_line
 from cifar_dist.formatting import and_more, counted, list_some
 from cifar_dist.models.transfer import last_layer
-from cifar_dist.models.weight_files import read_weights, require_state_dict
+from cifar_dist.models.weight_files import WEIGHT_SUFFIXES, read_weights, require_state_dict
 
 PUBLISHED = "published"
 _SAME_AS_TORCHVISION = ("resnet18", "resnet34", "resnet50")  # our models whose keys and shapes equal torchvision's
+_IN_RUNS = ("", "final", "checkpoints/best")  # where a run, or its checkpoint, has weights
+_IN_FOLDERS = ("model.safetensors", "averaged.safetensors", "weights.safetensors")  # the first is the one to evaluate
 _TIMEOUT_SECONDS = 30  # without a byte received; torch by itself would wait forever
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # of GoogLeNet and Inception, which we build without them
 
@@ -107,14 +109,25 @@ def _compare_shapes(key: str, theirs: torch.Size, ours: torch.Size, *, is_only: 
 
 def _read_pretrained(path: Path, model: nn.Module) -> dict[str, Tensor]:
     if not path.is_file():
-        what = "is not a file" if path.exists() else "does not exist"
-        inside = sorted(file for pattern in ("*", "final/*") for file in path.glob(f"{pattern}.safetensors"))
-        such = f", as {inside[0]}" if inside else ""
-        raise UserError(f"model.pretrained: {path} {what}; give a .safetensors or .pth file{such}")
+        raise UserError(f"model.pretrained: {path} {_say_what_to_give(path)}")
     try:
         return read_weights(path, model)
     except ValueError as error:
         raise UserError(f"model.pretrained: cannot read weights from {path}: {error}") from None
+
+
+def _say_what_to_give(path: Path) -> str:
+    """Say what is wrong with a path that is not a file, and what to give: of a run, its final or best weights."""
+    if not path.exists():
+        such = "" if path.suffix else f", as runs/{path.name}/final/model.safetensors of a run"
+        return f"does not exist; give a .safetensors or .pth file{such}"
+    if not path.is_dir():
+        return "is not a file; give a .safetensors or .pth file"
+    places = [[file for name in _IN_FOLDERS if (file := path / place / name).is_file()] for place in _IN_RUNS]
+    others = sorted(file for suffix in WEIGHT_SUFFIXES for file in path.glob(f"*{suffix}"))
+    files = [found[0] for found in places if found] or others[:1]
+    such = f", as {' or '.join(map(str, files))}" if files else ""
+    return f"is a folder; give a .safetensors or .pth file{such}"
 
 
 def _find_published(model: nn.Module, name: str) -> Callable[[], dict[str, Tensor]]:

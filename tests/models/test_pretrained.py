@@ -92,14 +92,33 @@ def test_a_file_without_any_key_of_the_network_is_quoted(tmp_path: Path) -> None
         load_pretrained(tiny(), tmp_path / "weights.pth", "tiny-resnet")
 
 
-@pytest.mark.parametrize("place", ["", "final"])
-def test_the_weights_in_a_folder_are_named(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        (["model.safetensors"], ", as RUN/model.safetensors"),
+        (["my.pth"], ", as RUN/my.pth"),
+        (["optimizer.safetensors", "weights.safetensors"], ", as RUN/weights.safetensors"),  # a checkpoint
+        (
+            [*(f"checkpoints/best/{name}.safetensors" for name in ("weights", "averaged")), "final/model.safetensors"],
+            ", as RUN/final/model.safetensors or RUN/checkpoints/best/averaged.safetensors",
+        ),
+        (["checkpoints/best/optimizer.safetensors", "config.toml"], ""),
+    ],
+)
+def test_the_weights_in_a_folder_are_named(tmp_path: Path, files: list[str], named: str) -> None:
     """A run, or its checkpoint."""
-    file = tmp_path / place / "model.safetensors"
-    file.parent.mkdir(exist_ok=True)
-    file.touch()
-    with pytest.raises(UserError, match=f"is not a file; give a .safetensors or .pth file, as {file}$"):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UserError) as error:
         load_pretrained(tiny(), tmp_path, "tiny-resnet")
+    said = str(error.value).replace(str(tmp_path), "RUN")
+    assert said == f"model.pretrained: RUN is a folder; give a .safetensors or .pth file{named}"
+
+
+def test_the_name_of_a_run_is_not_a_path(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"does not exist; .* as runs/first/final/model.safetensors of a run$"):
+        load_pretrained(tiny(), tmp_path / "first", "tiny-resnet")
 
 
 def test_the_last_layer_keeps_its_new_weights_for_other_classes(tmp_path: Path) -> None:
