@@ -13,9 +13,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cifar_dist.data.dataset_file import DatasetFile
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.files.folders import is_writable
-from cifar_dist.files.temporary import temporary_of
+from cifar_dist.files.temporary import abandoned, is_temporary_of, temporary_of
+from cifar_dist.formatting import size as size_of
+from cifar_dist.terminal.notice import print_notes
 from cifar_dist.terminal.progress import progress, waiting
 
 MAX_BYTES = 64 << 30
@@ -53,6 +55,7 @@ def locate_archive(file: DatasetFile, path: Path, *, show: bool = True) -> Path:
     target = path.parent / name
     if not is_writable(target.parent):
         raise _unwritable(target, file.url, "the folder is read-only for you")
+    print_notes(_note_killed(target))
     _download(file.url, target, str(file.md5), path, show=show)
     return target
 
@@ -83,6 +86,19 @@ def _download(url: str, target: Path, md5: str, path: Path, *, show: bool) -> No
     finally:
         with contextlib.suppress(OSError):  # of a read-only disk; the error under way says so
             temporary.unlink(missing_ok=True)
+
+
+def _note_killed(target: Path) -> list[str]:
+    """Note the incomplete copies of an archive that downloads of processes that have ended left."""
+    notes = []
+    for path in abandoned(target.parent):
+        if is_temporary_of(path, target):
+            with contextlib.suppress(OSError):  # it ends just now
+                notes.append(
+                    f"{path.name} ({size_of(path.stat().st_size)}) was left by a download that was killed, unless one "
+                    f"on another machine writes it; delete it: rm {quoted(path)}"
+                )
+    return notes
 
 
 def _unwritable(target: Path, url: str, reason: str) -> UserError:

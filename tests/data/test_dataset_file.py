@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import dataset_builders as build
+from support.crashing import dies_at
 from support.file_limit import error_of
 from support.opened_sources import one_line, open_quietly
 from support.without_rights import public_folder, without_rights
@@ -198,6 +199,26 @@ def test_a_failed_download_leaves_nothing_and_says_which_file_goes_where(
         assert f"{url}/{name}" in message
         assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.toml", "served"]
     assert message.endswith(f"copy it to {tmp_path / 'gone.zip'}")
+
+
+def test_what_a_killed_download_left_is_named(
+    tmp_path: Path, server: tuple[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    url, served = server
+    data = build.write_archive(served / "a.zip", build.class_folder({"cat": 2})).read_bytes()
+    path = dataset_file(tmp_path, f'name = "a"\nurl = "{url}/a.zip"\nmd5 = "{hashlib.md5(data).hexdigest()}"\n')
+    moment = 1
+    while not (found := list(tmp_path.glob(".*"))):  # the process dies at a later moment each time
+        assert dies_at(moment, lambda: locate_archive(DatasetFile.load(path), path, show=False), tmp_path)
+        moment += 1
+    (left,) = found
+    (tmp_path / ".other.zip.1.tmp").touch()
+    locate_archive(DatasetFile.load(path), path, show=False)
+    said = capfd.readouterr().err
+    assert said.startswith(f"note: {left.name} (0 B) was left by a download that was killed, ")
+    assert said.endswith(f"; delete it: rm {left}\n")
+    assert said.count("\n") == 1
+    assert left.exists()
 
 
 def test_a_downloaded_archive_that_cannot_be_written_is_not_the_fault_of_the_network(
