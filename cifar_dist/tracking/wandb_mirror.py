@@ -17,6 +17,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,6 +35,11 @@ from cifar_dist.tracking.timeline import Status
 
 _INIT_SECONDS = 30
 _FINISH_SECONDS = 60
+_CHECK_SECONDS = 10.0  # between two checks of W&B's log
+_FATAL = re.compile(r'"filestream: fatal error: (?:filestream: )?([^"\\]*)')
+"""What W&B's service logs of an error after which it uploads no more rows. It reports that to nobody."""
+_OF_THE_KEY = "check tracking.entity, tracking.project and whose key is used; "
+_WAYS = {"401": "log in again with wandb login --relogin; ", "403": _OF_THE_KEY, "404": _OF_THE_KEY}
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _EXIT_CODE: dict[Status | None, int] = {
     "finished": EXIT_DONE,
@@ -99,6 +105,8 @@ class WandbMirror:
         self._lacks_history = False
         self._sent = 0
         self._address: tuple[str, str] | None = None
+        self._checked, self._log_read = 0.0, 0
+        self._is_refused = False
         _import_wandb(self._folder.wandb)  # in the main thread
 
     def start(self, history: Sequence[Record]) -> None:
@@ -128,6 +136,9 @@ class WandbMirror:
         for record in records:
             self._run.log(_row(record))
         self._sent += len(records)
+        if time.monotonic() - self._checked >= _CHECK_SECONDS:
+            self._checked = time.monotonic()
+            self._note_refusal(self._run)
 
     def evaluation(self, record: Record, best: bool) -> None:
         self.train_steps([record])
@@ -142,22 +153,49 @@ class WandbMirror:
         if run is not None:
             if status == "interrupted":
                 run.mark_preempting()
-            segment = self._folder.wandb / Path(run.dir).parent.name
-            upload = "upload this run to W&B with:", f"{_program()} sync {quoted(segment)}"
+            upload = "upload this run to W&B with:", self._upload_command(run)
             try:
                 run.finish(exit_code=_EXIT_CODE[status])
             except TimeoutError:
                 self._address = upload
                 raise TimeoutError(f"not everything was uploaded within {_FINISH_SECONDS} s") from None
-            if status is not None:
+            self._note_refusal(run)
+            if self._is_refused:
+                self._address = self._address or upload
+            elif status is not None:
                 self._keep(replace(self._identity, records=self._sent))
             if self._identity.mode == "offline":
                 self._address = upload
         for leftover in self._folder.wandb.glob("tmp*wandb-*"):  # also of a run that could not start
             shutil.rmtree(leftover, ignore_errors=True)
 
+    def _note_refusal(self, run: _Run) -> None:
+        """Announce, once, that the server has refused rows; W&B goes on to write them to its folder."""
+        log = Path(run.dir).parent / "logs" / "debug-internal.log"
+        try:
+            with log.open("rb") as file:
+                file.seek(self._log_read)
+                lines = file.read()
+        except OSError:  # W&B has not begun it
+            return
+        lines = lines[: lines.rfind(b"\n") + 1]
+        self._log_read += len(lines)
+        if not self._is_refused and (found := _FATAL.search(lines.decode(errors="replace"))):
+            self._is_refused = True
+            status = re.search(r"\b4\d\d\b", found[1])
+            cause = f"answers with HTTP status {status[0]}" if status else f"ended its upload ({found[1][:100]})"
+            way = _WAYS.get(status[0], "") if status else ""
+            self._address = (
+                f"warning: W&B {cause} and shows nothing more of this run; {way}once it has ended, resume it, or "
+                "upload it with:",
+                self._upload_command(run),
+            )
+
+    def _upload_command(self, run: _Run) -> str:
+        return f"{_program()} sync {quoted(self._folder.wandb / Path(run.dir).parent.name)}"
+
     def take_address(self) -> tuple[str, str] | None:
-        """Return, once, a text and what it announces: the run's URL, or after the end the command that uploads it."""
+        """Return, once, a text and what it announces: the run's URL, or the command that uploads it after the end."""
         address, self._address = self._address, None
         return address
 

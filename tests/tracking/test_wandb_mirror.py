@@ -298,6 +298,60 @@ def test_rows_that_could_not_be_uploaded_in_time_are_one_warning_and_sent_again(
     assert _last_process(tmp_path / "wandb.json").records == 3
 
 
+@pytest.mark.parametrize(
+    ("status", "way", "found"),
+    [
+        (401, "401 and shows nothing more of this run; log in again with wandb login --relogin", "training"),
+        (403, "403 and shows nothing more of this run; check tracking.entity, ", "at the end"),
+        (404, "404 and shows nothing more of this run; check tracking.entity, ", "at the end"),
+    ],
+)
+def test_rows_that_the_server_refuses_are_one_warning_and_sent_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    warnings: list[str],
+    capsys: pytest.CaptureFixture[str],
+    status: int,
+    way: str,
+    found: str,
+) -> None:
+    monkeypatch.setattr(wandb_mirror, "_CHECK_SECONDS", 0)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    online = Config(tracking=WandbConfig(wandb="online", project="a-project"))
+    said = ""
+
+    def trained(steps: list[Record]) -> str:
+        nonlocal said
+        mirrors.train_steps(steps)
+        said += capsys.readouterr().out
+        return said
+
+    with wandb_server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        server.upload_status = status
+        mirrors = mirrored(tmp_path, online, [], warnings)
+        trained([train(1)])
+        if found == "training":
+            wait_until(lambda: "answers" in trained([train(2)]), [])
+        mirrors.close("interrupted")
+        end_of_process()
+        said += capsys.readouterr().out
+        (segment,) = tmp_path.glob("wandb/run-*")
+        assert said.count("warning: ") == 1, said
+        assert f"warning: W&B answers with HTTP status {way}" in said
+        assert said.rstrip().endswith(f"wandb sync {segment}")
+        assert _last_process(tmp_path / "wandb.json").records == 0
+
+        server.upload_status = 200
+        mirrors = mirrored(tmp_path, online, [train(1), train(2)], warnings)
+        mirrors.train_steps([train(3)])
+        mirrors.close("finished")
+        end_of_process()
+    assert warnings == []
+    assert [row["step"] for row in server.rows] == [1, 2, 3]
+    assert "wandb sync" not in capsys.readouterr().out
+
+
 class InMemory:
     """What ``wandb.init`` returns, without its service."""
 
