@@ -55,13 +55,14 @@ class BestModel:
 
 
 def best_models(entries: Sequence[ListedRun], warn: Callable[[str], None], top: int | None = None) -> list[BestModel]:
-    """Return the best weights of each run that has any, the best run first: by validation, else by test accuracy.
+    """Return the best weights of each run that has any, the best run first.
 
-    Accuracies on several datasets do not compare: the runs of each have a ranking of their own, one after the other.
+    Accuracies on several datasets do not compare, nor those on several splits: the runs of each have a ranking of their
+    own, one after the other; of a dataset those with a validation accuracy first, then those with a test accuracy only.
 
     Args:
         entries: the runs.
-        top: how many runs of each dataset to return; None for all.
+        top: how many runs of each dataset and split to return; None for all.
         warn: called with one line for each run that is left out because it is damaged or cannot be read, and for
             damaged weights.
 
@@ -88,7 +89,7 @@ def best_models(entries: Sequence[ListedRun], warn: Callable[[str], None], top: 
         raise UserError("no run has a checkpoint or final weights yet; train one first")
     names = data_names([model.entry.result for model in found])
     named = [replace(model, data=name) for model, name in zip(found, names, strict=True)]
-    rankings = groupby(sorted(named, key=lambda model: (model.data, _rank(model))), key=lambda model: model.data)
+    rankings = groupby(sorted(named, key=lambda model: (_ranking(model), _rank(model))), key=_ranking)
     return [model for _, ranking in rankings for model in islice(ranking, top)]
 
 
@@ -181,6 +182,12 @@ def _test_accuracy(run: RunFolder, result: Result, name: str, step: int) -> floa
         if is_these and (summary.split, summary.tta) == wanted:
             return summary.accuracy
     return None
+
+
+def _ranking(model: BestModel) -> tuple[str, bool, bool, str]:
+    """Return what the runs of one ranking have in common: the data, and the split of the accuracy; none comes last."""
+    split = "val" if model.val is not None else model.split if model.test is not None else ""
+    return model.data, split != "val", not split, split
 
 
 def _rank(model: BestModel) -> tuple[float, Path]:

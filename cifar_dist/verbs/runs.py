@@ -69,7 +69,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--out", type=user_path, default=Path("best-models"), metavar="DIR", help="folder (default: best-models)"
     )
     best.add_argument(
-        "--top", type=at_least(1), metavar="N", help="only the N best runs of each dataset (default: all)"
+        "--top", type=at_least(1), metavar="N", help="only the N best runs of each dataset and split (default: all)"
     )
     clean = add("clean", "list, or delete, incomplete files, damaged checkpoints, and older ones of finished runs")
     clean.add_argument(

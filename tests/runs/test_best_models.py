@@ -62,6 +62,18 @@ def test_the_best_models_of_each_dataset_are_ranked_on_their_own(
         assert [[row["dataset"], row["run"]] for row in csv.DictReader(table)] == best
 
 
+def test_the_best_models_by_validation_and_by_test_are_ranked_on_their_own(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A test accuracy of a run without a validation split is not higher than the validation accuracy of another."""
+    for name, val, test in [("a", 0.5, 0.6), ("b", 0.7, 0.6), ("c", None, 0.9), ("d", None, 0.8)]:
+        write_sums(write_run(here / "runs" / name, CONFIG, val=val, test=test) / "final")
+    for top, names in (([], "bacd"), (["--top", "1"], "bc")):
+        assert cli.run(["runs", "best", *top]) == 0
+        rows = cells(capsys.readouterr().out)[2 : 2 + len(names)]
+        assert [row[0] for row in rows] == [f"runs/{name}" for name in names]
+
+
 def test_a_run_without_any_intact_weights_is_left_out_of_the_best_models(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
