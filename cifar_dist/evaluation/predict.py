@@ -73,6 +73,16 @@ Stream = Callable[[Sequence[Tensor]], Iterator[Tensor]]
 """Maps lists of sample ids to uint8 images [n, h, w, c] on the device, one batch at a time."""
 
 
+def batches_of(rank: int, world_size: int, count: int, batch_size: int) -> tuple[list[Tensor], int]:
+    """Return the sample ids of each batch that a rank infers, and how many of these it predicts.
+
+    Sharded weights are gathered from all ranks in every round: a rank with a batch less infers a sample, and drops it.
+    """
+    mine = list(torch.arange(count).split(batch_size))[rank::world_size]
+    rounds = -(-count // (batch_size * world_size))
+    return mine + [torch.tensor([0])] * (rounds - len(mine)), len(mine)
+
+
 def predict(
     model: InferenceModel,
     stream: Stream,
@@ -101,10 +111,7 @@ def predict(
         show: shows the progress.
     """
     ranks = model.ranks
-    mine = list(torch.arange(count).split(batch_size))[ranks.rank :: ranks.world_size]
-    rounds = -(-count // (batch_size * ranks.world_size))
-    # Sharded weights are gathered from all ranks in every round: one with a batch less predicts a sample, and drops it.
-    requests = mine + [torch.tensor([0])] * (rounds - len(mine))
+    requests, predicted = batches_of(ranks.rank, ranks.world_size, count, batch_size)
     rows: list[Tensor] = []
     with explained(lambda: describe_evaluation(batch_size)), model.evaluating(), show(count) as advance:
         for number, (ids, images) in enumerate(zip(requests, stream(requests), strict=True)):
@@ -113,7 +120,7 @@ def predict(
             rows.append(_infer_batch(model, views, images, ids.to(images.device, non_blocking=True), below))
             done = number * batch_size * ranks.world_size
             advance(min(batch_size * ranks.world_size, count - done))
-    own = torch.cat([*mine, torch.empty(0, dtype=torch.int64)])
+    own = torch.cat([*requests[:predicted], torch.empty(0, dtype=torch.int64)])
     ids = ranks.gather(own.to(ranks.device)).cpu()
     logits = ranks.gather(torch.cat(rows)[: len(own)]).cpu()
     ordered = torch.full((count, logits.shape[1]), torch.nan)

@@ -41,13 +41,18 @@ def predict_file(
         UserError: a source that cannot be read, has another image shape or repeats an ID, or ``out`` is not writable.
     """
     model, ranks = load_model(engine, trained), engine.ranks
-    stream, ids, notes, hashed = ranks.run_on_all(
-        lambda: open_images_to_predict(ranks.device, trained, source, show=ranks.is_main)
+    rank, world_size = ranks.rank, ranks.world_size
+    opened = ranks.run_on_all(
+        lambda: open_images_to_predict(
+            ranks.device, trained, source, rank=rank, world_size=world_size, show=ranks.is_main
+        )
     )
-    if ranks.world_size > 1:
-        check_same_images(hashlib.sha256(f"{hashed()} {ids}".encode()).hexdigest(), source, ranks)
+    stream, ids = opened.stream, opened.ids
+    if world_size > 1:
+        check_same_images(hashlib.sha256(f"{opened.content} {ids}".encode()).hexdigest(), source, ranks)
+    changes = ranks.gather_objects(opened.changes)
     if ranks.is_main:
-        print_notes(notes)
+        print_notes(opened.notes(changes))
     predictor = Predictor(ranks.device, trained.config, trained.trained_on)
     show = partial(progress, f"predicting {source.name}", show=ranks.is_main)
     tta = trained.config.distinct_tta

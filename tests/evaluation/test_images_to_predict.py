@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +14,19 @@ import torch
 from PIL import Image
 from support import dataset_builders as build
 
-from cifar_dist.config import Config
+from cifar_dist.config import Config, EvalConfig
 from cifar_dist.data import archives
 from cifar_dist.data.image import Lossless
 from cifar_dist.data.image_files import MAX_SIDE
 from cifar_dist.data.index import index
 from cifar_dist.data.pack import pack
+from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation import images_to_predict
 from cifar_dist.evaluation.checkpoint_ref import CheckpointRef
 from cifar_dist.evaluation.data_matching import labels_as_trained
 from cifar_dist.evaluation.images_to_predict import ImagesToPredict, open_images_to_predict
+from cifar_dist.evaluation.predict import batches_of
 from cifar_dist.evaluation.trained import Trained
 from cifar_dist.run_folder import RunFolder
 
@@ -61,13 +64,17 @@ def pixels(source: ImagesToPredict) -> torch.Tensor:
     return images
 
 
+def notes(source: ImagesToPredict) -> list[str]:
+    return source.notes([source.changes])
+
+
 def images(count: int = 2, side: int = SIDE) -> dict[str, bytes]:
     """Return the files ``0.png``, ``1.png`` and so on."""
     return {f"{n}.png": build.image_file(image) for n, image in enumerate(build.random_images(count, side=side))}
 
 
-def npz(path: Path, side: int) -> Path:
-    np.savez(path, data=build.random_images(2, side=side), ids=np.arange(2))
+def npz(path: Path, side: int, count: int = 2) -> Path:
+    np.savez(path, data=build.random_images(count, side=side), ids=np.arange(count))
     return path
 
 
@@ -109,7 +116,7 @@ def test_hidden_and_changed_images_are_noted_as_pack_notes_them(trained: Trained
     exif[ORIENTATION] = 6
     image.save(tmp_path / "2.png", exif=exif)
     image.save(tmp_path / "3.gif", save_all=True, append_images=[Image.new("RGBA", image.size, "blue")])
-    assert opened(trained, tmp_path).notes == [
+    assert notes(opened(trained, tmp_path)) == [
         "passed over hidden images: '.3.png', '.more/4.png'",
         "composited over white, because of transparent pixels: 1 of 4 images",
         "reduced to the first frame of an animation: 1 of 4 images",
@@ -121,7 +128,7 @@ def test_the_manifest_of_another_program_is_a_file_like_any_other(trained: Train
     build.write_folder(tmp_path, {**images(), "manifest.json": b'{"name": "my web app"}'})
     found = opened(trained, tmp_path)
     assert found.ids == [0, 1]
-    assert found.notes == ["passed over 1 file not named as an image: 'manifest.json'"]
+    assert notes(found) == ["passed over 1 file not named as an image: 'manifest.json'"]
 
 
 @pytest.mark.parametrize("others", [0, 2])
@@ -150,8 +157,8 @@ def test_images_of_another_size_are_resized_as_the_training_images_were_or_refus
     source = sources[form]()
     assert refusal(trained, source).endswith("is 9x9x3, but the run was trained on 6x6x3; resize the images to 6x6")
     shrunk = opened(resized, source)
-    assert shrunk.notes == ["resized to 4x4 pixels: 2 of 2 images"]
-    assert opened(resized, npz(tmp_path / "fits.npz", 4)).notes == []
+    assert notes(shrunk) == ["resized to 4x4 pixels: 2 of 2 images"]
+    assert notes(opened(resized, npz(tmp_path / "fits.npz", 4))) == []
     assert pixels(shrunk).shape == (2, 4, 4, 3)
     assert torch.equal(pixels(shrunk), pixels(opened(resized, npz(tmp_path / "same.npz", 9))))
 
@@ -162,9 +169,77 @@ def test_images_that_do_not_fit_in_memory_are_refused_before_they_are_read(
     build.write_folder(tmp_path, {**images(2), "2.png": b"damaged"})
     monkeypatch.setattr("cifar_dist.data.memory.free_memory", lambda: 4 * 3 * SIDE * SIDE * 3 - 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert refusal(trained, tmp_path).endswith("predict fewer images at a time, or on fewer processes of a machine")
+    assert refusal(trained, tmp_path).endswith("predict fewer images at a time")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     assert "'2.png' is not an intact PNG" in refusal(trained, tmp_path)
+
+
+@pytest.mark.parametrize("form", ["folder", "archive", "npz"])
+@pytest.mark.parametrize(("ranks", "batch_size"), [(2, 10), (3, 10), (4, 16), (8, 40)])
+def test_a_rank_holds_the_images_that_it_predicts(
+    trained: Trained, tmp_path: Path, form: str, ranks: int, batch_size: int
+) -> None:
+    """And the first, where the others have a batch more."""
+    count, side = 40, 32
+    square = replace(trained.trained_on, shape=(side, side, 3))
+    trained = replace(trained, trained_on=square, config=Config(eval=EvalConfig(batch_size=batch_size)))
+    sources = {
+        "folder": lambda: build.write_folder(tmp_path / "in", images(count, side)),
+        "archive": lambda: build.write_archive(tmp_path / "in.zip", images(count, side)),
+        "npz": lambda: npz(tmp_path / "a.npz", side, count),
+    }
+    source = sources[form]()
+    alone = opened(trained, source)
+    predicted: list[int] = []
+    for rank in range(ranks):
+        tracemalloc.start()
+        share = open_images_to_predict(torch.device("cpu"), trained, source, rank=rank, world_size=ranks, show=False)
+        of_arrays = tracemalloc.DomainFilter(inclusive=True, domain=np.lib.tracemalloc_domain)
+        kept = sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([of_arrays]).traces)
+        tracemalloc.stop()
+        requests, own = batches_of(rank, ranks, count, batch_size)
+        predicted += torch.cat([*requests[:own], torch.empty(0, dtype=torch.int64)]).tolist()
+        for mine, theirs in zip(share.stream(requests), alone.stream(requests), strict=True):
+            assert torch.equal(mine, theirs)
+        assert share.ids == alone.ids
+        held = len(torch.cat(requests).unique())
+        assert 0 <= kept - side * side * 3 * held < 100 * count
+    assert sorted(predicted) == list(range(count))
+
+
+def test_a_packed_dataset_is_read_as_it_is_predicted(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of its images are not read in advance, although they would fit."""
+    packed = pack(npz(tmp_path / "a.npz", SIDE, 40), tmp_path / "out", show=False)
+    monkeypatch.delattr(ShardReader, "all")
+    with np.load(tmp_path / "a.npz") as stored:
+        assert np.array_equal(pixels(opened(trained, packed.root)).numpy(), stored["data"])
+
+
+def test_the_notes_of_several_ranks_are_those_of_one(trained: Trained, resized: Trained, tmp_path: Path) -> None:
+    build.write_folder(tmp_path, {**images(5, side=9), "notes.txt": b""})
+    for source in (tmp_path, npz(tmp_path.with_suffix(".npz"), 9, 5)):
+        alone = opened(resized, source)
+        for ranks, batch_size in ((2, 2), (3, 4)):
+            few = replace(resized, config=Config(eval=EvalConfig(batch_size=batch_size)))
+            shares = [
+                open_images_to_predict(torch.device("cpu"), few, source, rank=rank, world_size=ranks, show=False)
+                for rank in range(ranks)
+            ]
+            assert shares[0].notes([share.changes for share in shares]) == notes(alone)
+            assert len({share.content for share in shares}) == 1
+
+
+def test_images_that_differ_on_another_rank_have_another_content(trained: Trained, tmp_path: Path) -> None:
+    """Also those that the rank neither decodes nor holds."""
+    contents = set()
+    for name, files in (("a", images()), ("b", {**images(), "0.png": images()["1.png"]})):
+        source = build.write_folder(tmp_path / name, files)
+        one_a_batch = replace(trained, config=Config(eval=EvalConfig(batch_size=1)))
+        share = open_images_to_predict(torch.device("cpu"), one_a_batch, source, rank=1, world_size=2, show=False)
+        contents.add(share.content)
+    assert len(contents) == 2
 
 
 def test_a_folder_that_changes_while_it_is_read_is_refused(

@@ -183,8 +183,12 @@ def test_predict_takes_a_folder_of_images_by_their_numbers(run: Path, digits: Pa
         Image.fromarray(image).save(tmp_path / "hidden" / f"{number}.png")
     np.savez(tmp_path / "hidden.npz", data=images, ids=ids)
     for source in ("hidden", "hidden.npz"):
-        verb("predict", str(run), str(tmp_path / source), "--tta", "0", "--out", str(tmp_path / f"{source}.csv"))
-    of_folder, of_npz = (rows(tmp_path / f"{source}.csv")[1:] for source in ("hidden", "hidden.npz"))
+        words = ["predict", str(run), str(tmp_path / source), "--tta", "0", "--out"]
+        for processes in (1, 2):
+            verb(*words, str(tmp_path / f"{source}.{processes}.csv"), processes=processes)
+        alone, together = (tmp_path / f"{source}.{processes}.csv" for processes in (1, 2))
+        assert together.read_bytes() == alone.read_bytes()
+    of_folder, of_npz = (rows(tmp_path / f"{source}.1.csv")[1:] for source in ("hidden", "hidden.npz"))
     assert [int(row[0]) for row in of_folder] == sorted(ids.tolist()), "2.png comes before 10.png"
     assert sorted(of_folder) == sorted(of_npz)
 
