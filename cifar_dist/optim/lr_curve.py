@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_dist.config.changes import NOT_RANGE_TESTED, contradiction
 from cifar_dist.errors import UserError
 from cifar_dist.files.atomic import write_atomic
+from cifar_dist.files.reading import read_json
 from cifar_dist.formatting import percent
 
 _WIDTH = 0.1  # standard deviation of the smoothing window, in decades of the rate
@@ -110,8 +112,9 @@ class Curve:
             )
         return learnt
 
-    def save(self, path: Path) -> None:
-        write_atomic(path, json.dumps(asdict(self)))
+    def save(self, path: Path, settings: Mapping[str, object], fingerprint: str) -> None:
+        """Write a curve, with the settings and the data that it was made with."""
+        write_atomic(path, json.dumps({**asdict(self), "settings": settings, "fingerprint": fingerprint}))
 
     @staticmethod
     def load(path: Path) -> Curve | None:
@@ -124,6 +127,28 @@ class Curve:
             return None
         is_valid = len(curve.lrs) == len(curve.losses) and min(curve.lrs, default=0) > 0
         return curve if is_valid and all(map(math.isfinite, (*curve.lrs, *curve.losses, curve.guessing))) else None
+
+
+def difference(path: Path, settings: Mapping[str, object], fingerprint: str) -> str:
+    """Say with what a curve was made that a run does not have.
+
+    Args:
+        path: the curve's.
+        settings: the run's, by key.
+        fingerprint: of the run's data; empty if unknown.
+
+    Returns:
+        The end of "made with"; empty for nothing, or if the file does not say it.
+    """
+    found = read_json(path)
+    made_with, data = found.get("settings"), found.get("fingerprint")
+    if isinstance(made_with, dict):
+        own = json.loads(json.dumps(settings))  # tuples become lists
+        if other := contradiction(made_with, own, NOT_RANGE_TESTED, "this run"):
+            return other[1]
+    if isinstance(data, str) and fingerprint and data != fingerprint:
+        return f"other data ({data}, and this run's is {fingerprint})"
+    return ""
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve:

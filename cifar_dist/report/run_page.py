@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cifar_dist.config.saved import read_config
+from cifar_dist.config.settings import settings_of
 from cifar_dist.config.tree import to_toml
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
@@ -21,7 +22,7 @@ from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.files.atomic import write_atomic
 from cifar_dist.files.reading import read_json
 from cifar_dist.formatting import duration, loss_figure, percent, size
-from cifar_dist.optim.lr_curve import Curve
+from cifar_dist.optim.lr_curve import Curve, difference
 from cifar_dist.report.confusions import CSS, explore_confusions
 from cifar_dist.report.curves import draw_curves
 from cifar_dist.report.evaluation import draw_evaluation
@@ -63,8 +64,10 @@ def write_report(run: RunFolder) -> Path:
     if usage is not None:
         curves.append(time_picture)
     lr_curve = Curve.load(run.lr_curve)
+    note = ""
     if lr_curve is not None:
         curves.append(draw_lr_curve(lr_curve, run.lr_curve_picture))
+        note = _note_range_test(difference(run.lr_curve, settings_of(config), facts.fingerprint))
     rows = EpochTable(records).rows()
     evaluations, own_data = _evaluations(run), own_data_of(run)
     here = _find_data(config.data.path, own_data)
@@ -79,7 +82,7 @@ def write_report(run: RunFolder) -> Path:
     parts = [
         _headline(run, rows, evaluations, events, own_data),
         _facts(facts, rows, events, usage),
-        section("Training", embed(path for path in curves if path.name != "overview.png")),
+        section("Training", embed(path for path in curves if path.name != "overview.png") + note),
         *(_evaluation(one, _images(here, one), f"confusions-{n}", own_data) for n, one in enumerate(shown, 1)),
         section("Older evaluations", _list(others, own_data)) if others else "",
         section("Epochs", _epochs(rows)) if rows else "",
@@ -94,6 +97,11 @@ def write_report(run: RunFolder) -> Path:
     )
     write_atomic(run.report, page(run.name, "".join(parts) + "\n" + footer, CSS))
     return run.report
+
+
+def _note_range_test(made_with: str) -> str:
+    """Say that the range test is of a run of other settings or data; nothing if it is not."""
+    return f'<p class="soft">The range test was made with {escape(made_with)}.</p>' if made_with else ""
 
 
 # ---- what to show -----------------------------------------------------------------------------------------------

@@ -123,5 +123,5 @@ def save_curve(curve: Curve, config: Config) -> Path:
     """Write the curve into the run folder of ``config``, creating it where it does not exist; returns its path."""
     folder = RunFolder.of(config)
     folder.path.mkdir(parents=True, exist_ok=True)
-    curve.save(folder.lr_curve)
+    curve.save(folder.lr_curve, settings_of(config), Manifest.load(config.data.path).fingerprint)
     return folder.lr_curve

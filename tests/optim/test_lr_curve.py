@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cifar_dist.config import Config, EvalConfig, ModelConfig, TrainConfig
+from cifar_dist.config.settings import settings_of
 from cifar_dist.errors import UserError
-from cifar_dist.optim.lr_curve import Curve, mean_curve, rates
+from cifar_dist.optim.lr_curve import Curve, difference, mean_curve, rates
 
 GUESSING = 2.3
 
@@ -174,7 +177,7 @@ def test_falling_to_the_loss_of_guessing_suggests_no_rate() -> None:
 
 def test_a_curve_is_saved_and_read_again(tmp_path: Path) -> None:
     curve = falling(1e-3)
-    curve.save(tmp_path / "curve.json")
+    curve.save(tmp_path / "curve.json", {}, "")
     assert Curve.load(tmp_path / "curve.json") == curve
 
 
@@ -194,3 +197,23 @@ def test_a_damaged_curve_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "curve.json").write_text(text)
     assert Curve.load(tmp_path / "curve.json") is None
     assert Curve.load(tmp_path / "missing.json") is None
+
+
+def test_a_curve_of_other_settings_or_data_says_so(tmp_path: Path) -> None:
+    """A run may begin, with others, in the folder of a range test."""
+    config = Config(model=ModelConfig("speed-net", {"widths": [8, 8, 8]}))
+    path = tmp_path / "lr_curve.json"
+    Curve([0.1, 0.2], [1.0, 0.9], 2.3).save(path, settings_of(config), "0123abcd")
+    assert Curve.load(path) == Curve([0.1, 0.2], [1.0, 0.9], 2.3)
+
+    def of(run: Config, fingerprint: str = "0123abcd") -> str:
+        return difference(path, settings_of(run), fingerprint)
+
+    same = replace(config, train=TrainConfig(epochs=3), optim=replace(config.optim, lr=0.7), eval=EvalConfig(tta="0"))
+    assert of(config) == of(same) == of(config, "") == ""
+    batch = replace(config, train=TrainConfig(batch_size=64))
+    assert of(batch) == "train.batch_size = 512 and this run says 64"
+    assert of(config, "4567cdef") == "other data (0123abcd, and this run's is 4567cdef)"
+    for text in ('{"lrs": [0.1], "losses": [1], "guessing": 2}', "[]", '{"settings": 1, "fingerprint": []}', "junk"):
+        path.write_text(text)  # of an earlier version, or damaged
+        assert of(batch, "4567cdef") == ""

@@ -16,6 +16,8 @@ from cifar_dist import recipe
 from cifar_dist.config import SGDConfig
 from cifar_dist.errors import UserError
 from cifar_dist.optim.lr_curve import Curve
+from cifar_dist.report.run_page import write_report
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.slurm.options import Options
 from cifar_dist.slurm.submission import Submission
 from cifar_dist.training.range_test import require_place
@@ -86,10 +88,12 @@ def test_a_run_may_begin_in_the_folder_of_its_curve_which_is_plain_json(tiny: Pa
     find(str(tiny), *RANGE, "--run.seed", "2147483647")  # the largest; three tests have a seed each
     kept = json.loads((tmp_path / "runs" / "tiny" / "lr_curve.json").read_text())
     assert Submission.of_recipe(str(tiny), ["--run.fresh"], Options.parse([])).folder.name == "tiny", "it is not taken"
-    assert kept.keys() == {"lrs", "losses", "guessing"}
+    assert kept.keys() == {"lrs", "losses", "guessing", "settings", "fingerprint"}
     (done,) = train(str(tiny), "--train.epochs", "1", "--run.fresh")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "tiny" / "config.toml").is_file()
+    report = write_report(RunFolder(tmp_path / "runs" / "tiny")).read_text()
+    assert "The range test was made with run.seed = 2147483647 and this run says 0.</p>" in report
 
 
 def test_weights_that_do_not_fit_leave_the_curve_and_nothing_that_refuses_the_corrected_command(
