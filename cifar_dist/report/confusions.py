@@ -18,8 +18,7 @@ from cifar_dist.report.evaluation_files import Evaluation, ImageOf
 from cifar_dist.report.page import escape, isolate, isolate_in_attribute, png_url
 
 CSS = """
-.confusions { display: grid; grid-template-columns: minmax(0, auto) minmax(300px, 1fr); gap: 12px 32px;
-  margin-bottom: 32px; }
+.confusions { display: grid; grid-template-columns: minmax(0, 1fr); gap: 12px 32px; margin-bottom: 32px; }
 .matrix { width: auto; font-size: 13px; }
 .matrix th, .matrix td { padding: 0; border: 0; }
 .matrix thead th { vertical-align: bottom; padding-bottom: 6px; }
@@ -34,16 +33,22 @@ CSS = """
 .matrix .right a { font-weight: 600; }
 @media (prefers-color-scheme: dark) { .matrix a { color: #fff; } }
 .matrix a:hover, .matrix a:focus { outline: 2px solid var(--ink); outline-offset: -2px; }
-.galleries section { display: none; scroll-margin-top: 96px; }
+.galleries section { display: none; scroll-margin-top: 60vh; }  /* below the numbers, which stay in sight */
 .galleries section:target { display: block; }
 .galleries:not(:has(:target)) section:first-child { display: block; }  /* apart: not every browser has :has */
 .galleries h4 { font-size: 15px; margin: 0; overflow-wrap: anywhere; }
 .images { display: flex; flex-wrap: wrap; gap: 10px; }
 figure { margin: 0; width: 72px; text-align: center; color: var(--soft); font-size: 12.5px; }
 figure img { width: 72px; border-radius: 4px; margin: 0; image-rendering: pixelated; }
-@media (max-width: 760px) {
-  .confusions { grid-template-columns: minmax(0, 1fr); }
-  .galleries section { scroll-margin-top: 60vh; }  /* below the matrix, which stays in sight */
+@media (max-width: 999px) { .pairs th, .pairs td { padding: 6px; } }
+@media (max-width: 760px) { .pairs td.text { width: 50%; overflow-wrap: anywhere; } }
+@media (min-width: 761px) {
+  .pairs { grid-template-columns: minmax(0, auto) minmax(300px, 1fr); }
+  .pairs section { scroll-margin-top: 96px; }
+}
+@media (min-width: 1000px) {
+  .small { grid-template-columns: minmax(0, auto) minmax(300px, 1fr); }
+  .small section { scroll-margin-top: 96px; }
 }
 """
 
@@ -52,6 +57,7 @@ _EACH = 24  # at most of a pair of classes
 _DOUBTFUL = 8  # correct ones of a class
 _PAIRS = 30  # that are listed where a matrix would be illegible
 _SIDE = 72  # pixels of an image on the page
+_BESIDE = 590  # pixels, at most, of a matrix that has its images beside it on a screen of 1000, and not below
 _BEST = 3  # classes in what is said of an image
 
 
@@ -88,14 +94,17 @@ def explore_confusions(evaluation: Evaluation, labels: NDArray[np.int64], image_
     heading = f'<h3 id="{name}">What was taken for what</h3>\n'
     if not galleries:
         return f'{heading}<p class="soft">No image was taken for one of another class.</p>\n'
-    if evaluation.probabilities.shape[1] > NAMED_CLASSES:
-        numbers, what = _pairs(evaluation, galleries), "the most frequent confusions"
+    classes = evaluation.probabilities.shape[1]
+    if classes > NAMED_CLASSES:
+        kind, numbers, what = "pairs", _pairs(evaluation, galleries), "the most frequent confusions"
     else:
+        kind = "small" if _matrix_width(evaluation) <= _BESIDE else "large"
         numbers, what = _matrix(evaluation, labels, galleries), "rows are true classes, columns predicted ones"
     shown = "".join(_show(evaluation, gallery, image_of) for gallery in galleries)
     return (
         f'{heading}<p class="soft">Select a number to see its images; {what}.</p>\n'
-        f'<div class="confusions"><div class="scroll">{numbers}</div><div class="galleries">{shown}</div></div>\n'
+        f'<div class="confusions {kind}"><div class="scroll">{numbers}</div>\n'
+        f'<div class="galleries">{shown}</div></div>\n'
     )
 
 
@@ -149,6 +158,12 @@ def _matrix(evaluation: Evaluation, labels: NDArray[np.int64], galleries: Sequen
             cells.append(f'<td class="{kind}" style="background:{colour}">{_link(evaluation, gallery)}</td>')
         rows.append(f'<tr><th scope="row">{name}</th>{"".join(cells)}</tr>')
     return f'<table class="matrix"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _matrix_width(evaluation: Evaluation) -> int:
+    """Estimate the width of a matrix in pixels, from above: that of its cells, and of the longest name of a row."""
+    names = [evaluation.full_name(label) for label in range(evaluation.probabilities.shape[1])]
+    return 34 * len(names) + max(sum(8 if letter.isascii() else 14 for letter in name) for name in names)
 
 
 def _pairs(evaluation: Evaluation, galleries: Sequence[_Gallery]) -> str:

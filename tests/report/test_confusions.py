@@ -149,9 +149,25 @@ def test_a_gallery_opens_where_has_is_unknown() -> None:
 
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-MEASURE = """<body onload="out.textContent = [...document.querySelectorAll('iframe')].map(frame =>
-  [...frame.contentDocument.querySelectorAll('.matrix tbody th')].map(one => one.offsetHeight)).join(';')">
-<p id="out"></p>"""
+
+
+def measured(folder: Path, texts: list[str], widths: list[int], selector: str, value: str) -> list[list[int]]:
+    """Return the value of each element that is selected, of each text as a page in a window of each width."""
+    frames = [
+        f'<iframe srcdoc="{html.escape(html_page("", text, CSS))}" width="{width}" height="900"></iframe>'
+        for text in texts
+        for width in widths
+    ]
+    measure = (
+        "<body onload=\"out.textContent = [...document.querySelectorAll('iframe')].map(frame =>"
+        f" [...frame.contentDocument.querySelectorAll('{selector}')].map(one => {value})).join(';')\">"
+    )
+    page = folder / "page.html"
+    page.write_text(f'<!doctype html><meta charset="utf-8">{measure}<p id="out"></p>{"".join(frames)}')
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}", "--dump-dom"]
+    shown = subprocess.run([str(BROWSER), *options, page.as_uri()], capture_output=True, text=True, timeout=120)
+    (found,) = re.findall(r'<p id="out">(.*?)</p>', shown.stdout)
+    return [[int(one) for one in values.split(",")] for values in found.split(";")]
 
 
 @pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
@@ -162,17 +178,27 @@ def test_a_matrix_without_room_keeps_names_of_rows_on_one_line(tmp_path: Path) -
     ]
     labels = np.arange(len(names))
     text = explore_confusions(evaluation([1, *labels[1:].tolist()], len(names), names), labels, image_of, "x")
-    srcdoc = html.escape(html_page("", text, CSS))
-    frames = "".join(f'<iframe srcdoc="{srcdoc}" width="{width}"></iframe>' for width in (360, 768, 1280))
-    page = tmp_path / "page.html"
-    page.write_text(f'<!doctype html><meta charset="utf-8">{MEASURE}{frames}')
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom"]
-    shown = subprocess.run([str(BROWSER), *options, page.as_uri()], capture_output=True, text=True, timeout=120)
-    (found,) = re.findall(r'<p id="out">(.*?)</p>', shown.stdout)
-    for heights in found.split(";"):
-        one_line = [int(height) for height in heights.split(",")][:5]
-        assert len(one_line) == 5
-        assert max(one_line) <= 36, "a row is as high as its number"
+    for heights in measured(tmp_path, [text], [360, 768, 1280], ".matrix tbody th", "one.offsetHeight"):
+        assert max(heights[:5]) <= 36, "a row is as high as its number"
+
+
+@pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
+def test_images_beside_or_below_leave_the_numbers_their_room(tmp_path: Path) -> None:
+    """Of matrices of CIFAR-10, of 18 classes and of 12 with long names, and of the list of 100 classes."""
+    cifar = "airplane automobile bird cat deer dog frog horse ship truck".split()
+    some, long = ([f"class_{n:02}_{end}" for n in range(12)] for end in ("with_a_name", "of_a_very_long_name"))
+    fish = [f"aquarium_fish_{n}" for n in range(100)]
+
+    def shown(names: list[str]) -> str:
+        labels = np.repeat(np.arange(len(names)), 2)
+        predicted = [(n // 2 + n % 2) % len(names) for n in range(len(labels))]
+        return explore_confusions(evaluation(predicted, len(names), names), labels, image_of, "x")
+
+    hidden = "one.scrollWidth - one.clientWidth"
+    texts = [shown(names) for names in (cifar, [f"c{n}" for n in range(18)], some, long)]
+    widths = measured(tmp_path, texts, [768, 1000, 1280], ".confusions .scroll", hidden)
+    assert widths == [[0]] * 12
+    assert measured(tmp_path, [shown(fish)], [360, 768, 1280], ".confusions .scroll", hidden) == [[0]] * 3
 
 
 def test_heads_of_columns_are_turned_with_all_their_letters() -> None:
