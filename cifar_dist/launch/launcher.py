@@ -49,6 +49,8 @@ def launch_ranks(words: Sequence[str], asked: LaunchRequest, job: Job, forwarded
     _prepare_environment()
     if asked.use_cpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # Accelerate passes it on to a single process only
+    elif asked.gpu_ids:
+        os.environ["CUDA_VISIBLE_DEVICES"] = asked.gpu_ids  # as Accelerate for the ranks: this process counts the same
     logging.disable(logging.ERROR)
 
     with waiting("loading Accelerate"), _without_stacks_of_torch():

@@ -31,6 +31,7 @@ class LaunchRequest:
         host, port: where the machines meet; an empty host where DeepSpeed's own launcher starts the others.
         endpoint: where the machines of an elastic job meet, as HOST:PORT; empty for another job.
         use_cpu: whether the config says that no GPU is used.
+        gpu_ids: the GPUs that the processes see, as ``CUDA_VISIBLE_DEVICES`` names them; empty for all of this process.
     """
 
     config: Path
@@ -42,6 +43,7 @@ class LaunchRequest:
     port: int
     endpoint: str = ""
     use_cpu: bool = False
+    gpu_ids: str = ""
 
 
 def read_request(config: Path, options: Sequence[str]) -> LaunchRequest:
@@ -67,6 +69,7 @@ def read_request(config: Path, options: Sequence[str]) -> LaunchRequest:
         values.integer("main_process_port", least=0, most=_LAST_PORT, example=_DEFAULT_PORT) or _DEFAULT_PORT,
         "" if elastic is None else _endpoint(str(elastic), str(values.get("rdzv_endpoint") or "")),
         values.get("use_cpu") is True,
+        _gpu_ids(config, values.get("gpu_ids")),
     )
     _check_one_process(request)
     _check_machines(request, starts_others=_starts_others(kind, values))
@@ -94,6 +97,13 @@ class _Values:
             return int(text)
         where = f"--{name}={value}" if name in self._options else f"{self._config}: {name}: {value}"
         raise UserError(f"{where} is not an integer from {least} to {most}; use for example --{name}={example}")
+
+
+def _gpu_ids(config: Path, value: object) -> str:
+    """Return the GPUs of ``gpu_ids`` after a check; empty for all."""
+    if not isinstance(value, str | None):  # a number or a list of YAML, on which accelerate launch breaks
+        raise UserError(f'{config}: gpu_ids: {value} is not text; write for example gpu_ids: "0,1"')
+    return "" if value in (None, "all") else value
 
 
 def _named(options: Sequence[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.running import PATIENCE, ROOT, environment
+from support.running import PATIENCE, ROOT, environment, free_port, spawn
 
 from launch import soak
 
@@ -69,6 +69,36 @@ def test_the_launch_file_for_a_cpu_leaves_gpus_alone(monkeypatch: pytest.MonkeyP
     variables = prepare_multi_gpu_env(_validate_launch_command(launch_command_parser().parse_args(words))[0])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variables["CUDA_VISIBLE_DEVICES"])
     assert torch.cuda._parse_visible_devices() == []
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "visible"),
+    [
+        ("ddp", ["--gpu_ids=4,5"], "4,5"),
+        ("ddp", ["--gpu-ids=4,5", "--nnodes=1:2", "--rdzv_endpoint=127.0.0.1:{port}"], "4,5"),
+        ("ddp", ["--gpu_ids=all"], "0,1,2"),
+        ("ddp", [], "0,1,2"),
+        ("cpu", [], "-1"),
+    ],
+)
+def test_the_launcher_counts_the_gpus_that_its_ranks_see(config: str, options: list[str], visible: str) -> None:
+    """It refuses a machine with too few of them before it joins others, whose job its ranks would end."""
+    words = [option.format(port=free_port()) for option in options]
+    code = f"""if True:
+        import os
+        from pathlib import Path
+        import accelerate.commands.launch as accelerate
+        from cifar_dist.launch import elastic
+        from cifar_dist.launch.launcher import launch_ranks
+        from cifar_dist.launch.options import read_request
+        from cifar_dist.runs.launched_run import LaunchedRun
+        elastic.prepare = lambda *_: print(os.environ["CUDA_VISIBLE_DEVICES"])
+        accelerate.launch_command = elastic.prepare if {not any("nnodes" in word for word in words)} else lambda _: None
+        asked = read_request(Path("launch/{config}.yaml"), {words})
+        launch_ranks([*{words}, "-m", "cifar_dist", "doctor"], asked, LaunchedRun(["doctor"]), [])
+    """
+    (done,) = spawn(["-c", code], env={"CUDA_VISIBLE_DEVICES": "0,1,2"})
+    assert done.stdout == f"{visible}\n", done.stderr
 
 
 def checkout(folder: Path) -> Path:

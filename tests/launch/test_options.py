@@ -112,6 +112,7 @@ def test_help_after_the_config_is_that_of_launch(words: list[str], capsys: pytes
         ("distributed_type: TPU", "distributed_type TPU is not supported; use one of NO, MULTI_CPU, MULTI_GPU"),
         ("distributed_type: MULTI_GPU\nnum_processes: two", "mine.yaml: num_processes: two is not an integer from"),
         ("distributed_type: MULTI_GPU\nmachine_rank: x\nnum_machines: 2", "mine.yaml: machine_rank: x is not an"),
+        ("distributed_type: NO\ngpu_ids: 0", 'mine.yaml: gpu_ids: 0 is not text; write for example gpu_ids: "0,1"'),
     ],
 )
 def test_configs_that_cannot_be_launched_are_refused(tmp_path: Path, text: str, says: str) -> None:
