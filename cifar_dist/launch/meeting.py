@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cifar_dist.exit_codes import EXIT_FAILED
+from cifar_dist.formatting import counted
 from cifar_dist.launch.joining import SAY_SECONDS
 from cifar_dist.launch.options import split_endpoint
 from cifar_dist.terminal.notice import notice
@@ -37,6 +38,7 @@ class Meeting:
         self._handler: DynamicRendezvousHandler | None = None
         self._began: float | None = time.monotonic()  # None while ranks run
         self._said = ""
+        self._has_started = False
 
     def watch(self) -> None:
         """Start to say what is missing. It ends with this process."""
@@ -60,6 +62,7 @@ class Meeting:
     def end(self) -> None:
         """Note that its ranks start."""
         self._began = None
+        self._has_started = True
 
     def problem(self) -> str:
         """Say what is missing; empty if nothing is, but time."""
@@ -102,9 +105,12 @@ class Meeting:
         assert self._handler is not None
         state, own = self._handler._state_holder.state, self._handler._this_node
         machines = len(state.participants)
-        train = "1 machine trains" if machines == 1 else f"{machines} machines train"
+        number = counted(machines, "machine")
+        train = f"{number} train{'s' if machines == 1 else ''}"
         if own in state.redundancy_list:
             return f"{train}, as many as --nnodes asks for; this one may replace one"
+        if own in state.wait_list and self._has_started:  # its ranks have stopped, and those of the others may not
+            return f"{number} must stop, or be given up as lost, before the others start again"
         if own in state.wait_list:
             return f"{train}; all save, stop and start again with this one"
         return ""

@@ -8,6 +8,7 @@ import select
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,6 +149,35 @@ def test_a_machine_that_is_slow_to_find_the_meeting_waits_in_it_as_long_as_other
         ("waiting for", "11", "1 of at least 2 machines has met"),
         ("gave up after", "16", "1 of at least 2 machines has met"),
     ]
+
+
+def test_a_machine_that_has_lost_another_does_not_say_that_it_trains() -> None:
+    """Torch keeps a machine without a heartbeat for 15 s among those of the last start."""
+    server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+    def handler(address: str) -> DynamicRendezvousHandler:
+        store = TCPStore("127.0.0.1", server.port, wait_for_workers=False)
+        backend = C10dRendezvousBackend(store, "job")
+        made: DynamicRendezvousHandler = DynamicRendezvousHandler.from_backend("job", store, backend, 1, 2, address)
+        return made
+
+    machines = [handler("127.0.0.1"), handler("127.0.0.2")]
+    meetings = [Meeting(f"127.0.0.1:{server.port}", timeout=600) for _ in machines]
+    with futures.ThreadPoolExecutor() as threads:
+
+        def meet(number: int) -> futures.Future[object]:
+            meetings[number].begin(machines[number])
+            return threads.submit(machines[number].next_rendezvous)
+
+        futures.wait([meet(0), meet(1)])
+        for each in meetings:
+            each.end()
+        own = machines[0]
+        again = meet(0)
+        wait_until(lambda: own._this_node in own._state_holder.state.wait_list, [])
+        said = meetings[0]._patience()
+        futures.wait([again, meet(1)])
+    assert said == "1 machine must stop, or be given up as lost, before the others start again"
 
 
 @dataclass(frozen=True)
