@@ -11,7 +11,7 @@ import torch
 from cifar_dist.errors import GpuError, first_line
 from cifar_dist.formatting import counted
 from cifar_dist.launch.gpu_devices import count_gpus
-from cifar_dist.launch.gpus import check_number_of_gpus
+from cifar_dist.launch.gpus import check_gpu, check_number_of_gpus
 from cifar_dist.launch.launched import local_processes, local_rank, machine_name, was_asked_for
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"  # empty, negative or another word where there is none
@@ -41,20 +41,12 @@ def check_gpus(gpus: int) -> None:
 
 
 def check_own_gpu() -> None:
-    """Refuse a GPU on which torch cannot compute: one too old for it, or one that another program has to itself.
+    """Refuse the GPU of this process if torch cannot compute on it.
 
     Raises:
         GpuError: with torch's reason.
     """
-    number = own_gpu()
-    try:
-        torch.ones(1, device=f"cuda:{number}").tolist()
-    except RuntimeError as error:
-        raise GpuError(
-            f"torch {torch.__version__} cannot compute on GPU {number} of {machine_name()}, "
-            f"{torch.cuda.get_device_name(number)} ({first_line(error)}); choose another with CUDA_VISIBLE_DEVICES, "
-            "install a torch for this one, or use: cifar-dist launch cpu"
-        ) from None
+    check_gpu(own_gpu())
 
 
 def own_gpu() -> int:

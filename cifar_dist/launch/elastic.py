@@ -23,7 +23,6 @@ from functools import partial
 from typing import ClassVar
 
 import psutil
-import torch
 from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
@@ -32,16 +31,15 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRende
 from torch.distributed.elastic.rendezvous.utils import _matches_machine_hostname
 from torch.distributed.launcher import api as launcher
 
-from cifar_dist.errors import MachineError, first_line
+from cifar_dist.errors import first_line
 from cifar_dist.exit_codes import EXIT_REQUEUE, EXIT_STALLED, GRACE_SECONDS
 from cifar_dist.launch.agreed_code import AGREED, failures_of, without_stopped
-from cifar_dist.launch.gpus import check_number_of_gpus
+from cifar_dist.launch.gpus import check_gpus_apart
 from cifar_dist.launch.job import Job
-from cifar_dist.launch.launched import RESTARTED, machine_name
+from cifar_dist.launch.launched import RESTARTED
 from cifar_dist.launch.meeting import Meeting
 from cifar_dist.launch.options import LaunchRequest, split_endpoint
 from cifar_dist.launch.signal_queue import MACHINE_JOINS
-from cifar_dist.launch.typed_command import command_with_cpu
 from cifar_dist.terminal.notice import notice
 
 _RESTARTS = 3  # unless --max_restarts says otherwise; that a machine joins costs none
@@ -49,6 +47,7 @@ _LAST_CALL_SECONDS = 10  # between the arrival of the last machine required and 
 _LAST_SECONDS = 5  # the same after a machine was lost, without which its ranks' states cannot be gathered
 _ENDING_SECONDS = 45  # after the store is lost: ranks that agreed to end have saved, and rank 0 may draw the report
 _REPEAT_SECONDS = 1.0  # between two requests: a rank that is starting up ignores them
+_STARTING_SECONDS = 60  # after which a machine joins a job whose ranks have not begun to train
 _POLL_SECONDS = 0.1
 _PROGRAM = "cifar_dist"  # the module that precedes the words of a job
 _AGREED_CODES = set(AGREED) - {EXIT_STALLED}  # after a stall the job continues without the rank that hung
@@ -88,7 +87,7 @@ def prepare(arguments: argparse.Namespace, asked: LaunchRequest, job: Job) -> No
     least, _, most = arguments.nnodes.partition(":")
     machines = range(int(least), int(most or least) + 1)
     job.check_elastic(asked, [number * asked.processes for number in machines] if asked.processes else [])
-    _check_gpus(asked)
+    check_gpus_apart(asked)
     arguments.rdzv_backend = "c10d"
     conf = f"join_timeout={job.join_timeout:.0f},last_call_timeout={_LAST_CALL_SECONDS}"
     arguments.rdzv_conf = ",".join(filter(None, [conf, arguments.rdzv_conf]))
@@ -98,26 +97,11 @@ def prepare(arguments: argparse.Namespace, asked: LaunchRequest, job: Job) -> No
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     launcher.LocalElasticAgent = ElasticAgent  # type: ignore[attr-defined]
     signal.signal(MACHINE_JOINS, signal.SIG_IGN)  # the ranks inherit this until they listen
-    ElasticAgent.job = job
+    ElasticAgent.job, ElasticAgent.asked = job, asked
     ElasticAgent.meeting = meeting = Meeting(arguments.rdzv_endpoint, job.join_timeout)
     meeting.watch()
     if not _hosts(arguments):
         meeting.wait_for_host()
-
-
-def _check_gpus(asked: LaunchRequest) -> None:
-    """Refuse this machine if its ranks lack GPUs, as they would with an exit code that ends all machines.
-
-    Raises:
-        MachineError: it has none, or fewer than processes.
-    """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if asked.kind == "MULTI_GPU" and not (gpus or asked.use_cpu):
-        raise MachineError(
-            f"{machine_name()} has no GPU that torch can use, and {asked.config} is for GPUs; {command_with_cpu()}"
-        )
-    if gpus and not asked.use_cpu:
-        check_number_of_gpus(gpus, asked.processes or 0, deepspeed=asked.kind == "DEEPSPEED")
 
 
 def has_found_meeting() -> bool:
@@ -164,7 +148,9 @@ class ElasticAgent(LocalElasticAgent):
     """torchrun's agent of one machine, which knows the exit codes of the ranks and the heartbeats of the others."""
 
     job: ClassVar[Job]
+    asked: ClassVar[LaunchRequest]
     meeting: ClassVar[Meeting | None] = None
+    _has_started = False  # ranks of this machine
     _stop_seconds: float = GRACE_SECONDS
     _stop_signal = signal.SIGTERM
     _store_failed: tuple[float, RendezvousError] | None = None  # when, and how
@@ -183,15 +169,42 @@ class ElasticAgent(LocalElasticAgent):
         assert isinstance(handler, DynamicRendezvousHandler)
         assert self.meeting is not None
         self.meeting.begin(handler)
+        try:
+            self._check_machine(handler)
+        except Exception:
+            handler.shutdown = lambda: True  # type: ignore[method-assign]  # it would end the job on all machines
+            raise
         super()._rendezvous(worker_group)
         self.meeting.end()
         if handler._state_holder.state.round:  # it counts the meetings, also those before this machine came
             program = worker_group.spec.args
             worker_group.spec.args = (*program[: program.index(_PROGRAM) + 1], *self.job.words_to_continue())
             os.environ[RESTARTED] = "1"
+        self._has_started = True
         first = worker_group.workers[0]
         if first.global_rank == 0:
             notice(f"machines: {worker_group.group_world_size}, processes: {first.world_size}")
+
+    def _check_machine(self, handler: DynamicRendezvousHandler) -> None:
+        """Refuse this machine if its ranks would refuse to train, with an exit code that ends all machines.
+
+        It has been checked when it arrived, but a GPU may fail later; and the job that it joins may have been between
+        two starts of its ranks, in which no process trains.
+
+        Raises:
+            UserError: what it lacks.
+        """
+        if self._has_started:
+            check_gpus_apart(self.asked)
+            return
+        starts, deadline = self.job.starts(), time.monotonic() + _STARTING_SECONDS
+        are_starting = starts is not None and not self.job.is_training()
+        while not handler.is_closed():
+            state = handler._state_holder.state
+            if not (are_starting and state.complete and self.job.starts() == starts and time.monotonic() < deadline):
+                self.job.check_elastic(self.asked, [], has_begun=state.round > 0)
+                break
+            time.sleep(_REPEAT_SECONDS)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         """Return the state of the ranks; torchrun starts those again that failed, and all when a machine waits."""

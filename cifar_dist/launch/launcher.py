@@ -40,7 +40,8 @@ def launch_ranks(words: Sequence[str], asked: LaunchRequest, job: Job, forwarded
 
     Raises:
         JoinTimeoutError: another machine of the job did not come, or all have left.
-        UserError: Accelerate does not know an option, or torchrun would start ranks again that agreed to end.
+        UserError: Accelerate does not know an option, torchrun would start ranks again that agreed to end, or this
+            machine would end the elastic job of others.
     """
     announce_launcher()
     os.setsid()  # Ctrl-C reaches only the agent, which forwards it once
@@ -81,6 +82,8 @@ def launch_ranks(words: Sequence[str], asked: LaunchRequest, job: Job, forwarded
             notice("the run is finished; this machine was not needed")
             return EXIT_DONE
         raise JoinTimeoutError(elastic.describe_failure(arguments.rdzv_endpoint, error)) from None
+    except UserError:  # of this machine of an elastic job
+        raise
     except (ValueError, ConnectionError) as error:  # a wrong option, or a port in use
         hint = f"; without GPUs, {command_with_cpu()}" if "cuda" in str(error).lower() else ""
         notice(f"accelerate launch: {str(error).rstrip('.')}{hint}")

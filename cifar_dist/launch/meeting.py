@@ -113,6 +113,8 @@ class Meeting:
             return f"{number} must stop, or be given up as lost, before the others start again"
         if own in state.wait_list:
             return f"{train}; all save, stop and start again with this one"
+        if state.complete and own not in state.participants:
+            return f"the ranks of {number} start; this machine joins once they train"
         return ""
 
     def _connection_problem(self) -> str:

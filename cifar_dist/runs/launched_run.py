@@ -53,7 +53,17 @@ class LaunchedRun:
         config = self._config  # with run.fresh, this job has created the folder
         return config is not None and is_finished(config.with_run(fresh=False))
 
-    def check_elastic(self, asked: LaunchRequest, processes: Sequence[int]) -> None:
+    def is_training(self) -> bool:
+        """Whether a process trains the run now."""
+        return self._config is not None and RunFolder.of(self._config).in_use()
+
+    def starts(self) -> int | None:
+        """Return how often processes have begun to train the run; None if it is finished, or none is trained."""
+        if self._config is None or self.is_finished():
+            return None
+        return sum(event.processes > 0 for event in timeline.read(RunFolder.of(self._config).timeline))
+
+    def check_elastic(self, asked: LaunchRequest, processes: Sequence[int], *, has_begun: bool = False) -> None:
         """Refuse a job, or this machine of it, that would end all machines once it has joined them.
 
         What the ranks refuse ends them all, with a job that trained without this machine until then. Before the job
@@ -62,9 +72,10 @@ class LaunchedRun:
         Args:
             asked: the processes of this machine.
             processes: all numbers of processes that the job may have; empty if they are unknown.
+            has_begun: whether ranks of the job have trained before, also if no process trains the run now.
 
         Raises:
-            UserError: it cannot train with one of them; or a process trains the run now, and this machine lacks its
+            UserError: it cannot train with one of them; or the job trains the run already, and this machine lacks its
                 data, or has other settings, another engine, or no GPUs where that one has some.
         """
         if self._config is None or self.is_finished():
@@ -72,7 +83,7 @@ class LaunchedRun:
         from cifar_dist.training.requirements import check_batch_size  # imports torch, which takes seconds
 
         config, folder = self._config, RunFolder.of(self._config)
-        if folder.exists() and folder.in_use():
+        if folder.exists() and (has_begun or folder.in_use()):
             config = resumed_config(folder, split_settings(self.words_to_continue()[2:])[0])
             _refuse_other_settings_than_now(folder, config)
             _refuse_other_launch_than_now(folder, config, asked)

@@ -37,9 +37,9 @@ from support.running import (
     wait_until,
 )
 
-from cifar_dist.errors import MachineError
-from cifar_dist.launch.elastic import _check_gpus, _hosts, request_end
-from cifar_dist.launch.options import read_request
+from cifar_dist.errors import GpuError, MachineError
+from cifar_dist.launch.elastic import _hosts, request_end
+from cifar_dist.launch.gpus import check_gpus_of_ranks
 from cifar_dist.launch.signal_queue import MACHINE_JOINS
 from cifar_dist.tracking import timeline
 
@@ -121,6 +121,50 @@ def test_a_machine_that_cannot_take_part_leaves_the_job_alone(
     assert [event.processes for event in events if event.processes] == [1], "it did not stop for them"
 
 
+STARTS_LATE = """
+import os, runpy, time
+if "RANK" in os.environ:
+    open({starting!r}, "w").close()
+    while not os.path.exists({goes_on!r}):
+        time.sleep(0.05)
+runpy.run_path({pausing!r})
+"""
+
+
+def test_a_machine_that_cannot_take_part_in_a_job_that_starts_leaves_it_alone(
+    tiny: Path, tmp_path: Path, forked: dict[str, str]
+) -> None:
+    """No process trains the run when it arrives, so there is nothing yet with which it could be compared."""
+    port, note, starting, goes_on = free_port(), *(tmp_path / name for name in ("paused", "starting", "goes_on"))
+    options = ["--num_processes=1", "--nnodes=1:2", f"--rdzv_endpoint=127.0.0.1:{port}"]
+    pauses = Path(warm.__file__).parent / "pausing" / "sitecustomize.py"
+    text = STARTS_LATE.format(starting=str(starting), goes_on=str(goes_on), pausing=str(pauses))
+    (tmp_path / "sitecustomize.py").write_text(text)
+    path = f"{tmp_path}{os.pathsep}{environment()['PYTHONPATH']}"
+
+    def start_machine(*words: str) -> warm.Popen:
+        command = [sys.executable, "-m", "cifar_dist", "launch", "cpu", *options, str(tiny), *words]
+        env = environment({**forked, **pausing(12, note), "PYTHONPATH": path})
+        return warm.Popen(command, env=env, cwd=ROOT, stdout=-1, stderr=-1, text=True)
+
+    first = start_machine()
+    wait_until(starting.exists, [first])
+    other = start_machine("--optim.lr", "0.2")
+    wait_until(lambda: _connects(other, port), [first, other])
+    time.sleep(2)  # in which it looks at the job
+    goes_on.touch()
+    paused = wait_for_pause(note, [first])
+    (refused,) = finish([other])
+    paused.send_signal(signal.SIGCONT)
+    assert finish([first])[0].returncode == 0
+    run = tmp_path / "runs" / "tiny"
+    problem = f"cifar-dist: {run} was started with optim.lr = 0.1 and this command says 0.2"
+    assert refused.returncode == 2, refused.stderr
+    assert refused.stderr.splitlines()[-1].startswith(problem)
+    events = timeline.read(run / "timeline.jsonl")
+    assert [event.processes for event in events if event.processes] == [1], "it did not stop for it"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU that torch can use")
 def test_a_machine_without_a_gpu_does_not_join_a_job_for_gpus(tiny: Path, forked: dict[str, str]) -> None:
     port = free_port()
@@ -143,13 +187,84 @@ def test_a_machine_with_too_few_gpus_does_not_join(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch, "ones", lambda *_, device: SimpleNamespace(tolist=list))
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    options = [f"--num_processes={processes}", "--nnodes=1:2", "--rdzv_endpoint=node1:29400"]
     says = pytest.raises(MachineError, match=r"has 1 GPU, and the launcher starts 2 processes on it; use --num_proc")
     with says if refused else nullcontext():
-        _check_gpus(read_request(ROOT / "launch" / "ddp.yaml", options))
-    _check_gpus(read_request(ROOT / "launch" / "cpu.yaml", options))
+        check_gpus_of_ranks(processes, "MULTI_GPU", "")
+
+
+@pytest.mark.parametrize(("processes", "refused"), [(0, True), (2, False), (3, True)])
+def test_a_machine_with_a_gpu_of_its_ranks_that_torch_cannot_compute_on_does_not_join(
+    monkeypatch: pytest.MonkeyPatch, processes: int, refused: bool
+) -> None:
+    def ones(*_: object, device: str) -> SimpleNamespace:
+        if device == "cuda:2":
+            raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nFor debugging")
+        return SimpleNamespace(tolist=list)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"Tesla {number}")
+    monkeypatch.setattr(torch, "ones", ones)
+    says = pytest.raises(GpuError, match=r"cannot compute on GPU 2 of \S+, Tesla 2 \(CUDA error: no kernel image is a")
+    with says if refused else nullcontext():
+        check_gpus_of_ranks(processes, "MULTI_GPU", "")
+
+
+BREAKS = """
+import os, sys
+if any("cifar_dist.launch.gpus" in word for word in sys.orig_argv):
+    import torch
+    from types import SimpleNamespace
+    def ones(*_, device):
+        if os.path.exists({broken!r}):
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        return SimpleNamespace(tolist=list)
+    torch.cuda.is_available = lambda: True
+    torch.cuda.device_count = lambda: 1
+    torch.cuda.get_device_name = lambda number: "H200"
+    torch.ones = ones
+else:
+    import runpy
+    runpy.run_path({pausing!r})
+"""
+
+
+def test_a_machine_whose_gpu_fails_leaves_the_job_to_the_others(
+    tiny: Path, tmp_path: Path, forked: dict[str, str]
+) -> None:
+    """With its rank, which would refuse to start again, with an exit code that ends all machines."""
+    port, note, broken = free_port(), tmp_path / "paused", tmp_path / "broken"
+    config = tmp_path / "mine.yaml"
+    config.write_text((ROOT / "launch" / "cpu.yaml").read_text().replace("use_cpu: true\n", ""))
+
+    def start_machine(number: int) -> warm.Popen:
+        folder = tmp_path / f"machine{number}"
+        folder.mkdir()
+        breaks = str(broken) if number == 2 else str(tmp_path / "never")
+        text = BREAKS.format(broken=breaks, pausing=str(Path(warm.__file__).parent / "pausing" / "sitecustomize.py"))
+        (folder / "sitecustomize.py").write_text(text)
+        variables = {**forked, **pausing(12, note), "PYTHONPATH": f"{folder}{os.pathsep}{environment()['PYTHONPATH']}"}
+        options = ["--num_processes=1", "--nnodes=1:2", f"--rdzv_endpoint=127.0.0.1:{port}"]
+        options += [f"--rdzv_conf=is_host={number == 1},keep_alive_interval=2", f"--local_addr=127.0.0.{number}"]
+        command = [sys.executable, "-m", "cifar_dist", "launch", str(config), *options, str(tiny)]
+        return warm.Popen(command, env=environment(variables), cwd=ROOT, stdout=-1, stderr=-1, text=True)
+
+    host, other = start_machine(1), start_machine(2)
+    paused = wait_for_pause(note, [host, other])
+    broken.touch()
+    (launcher,) = psutil.Process(other.pid).children()
+    (rank,) = launcher.children()
+    rank.kill()
+    paused.send_signal(signal.SIGCONT)
+    done = finish([other, host])
+    assert [one.returncode for one in done] == [2, 0], done[0].stderr + done[1].stderr
+    assert f" cannot compute on GPU 0 of {socket.gethostname()}, H200 (CUDA error: unspecified" in done[0].stderr
+    assert "Traceback" not in done[0].stderr
+    events = timeline.read(tmp_path / "runs" / "tiny" / "timeline.jsonl")
+    assert [event.processes for event in events if event.processes] == [2, 1], done[0].stderr + done[1].stderr
 
 
 @pytest.mark.parametrize("words", [["--train.parts", "1"], ["--run.processes", "1"]])
@@ -173,14 +288,10 @@ def test_a_machine_that_was_not_needed_ends_with_the_job(tiny: Path, tmp_path: P
         words = ["-m", "cifar_dist", "launch", "cpu", *options, f"--rdzv_conf=is_host={is_host}", str(tiny)]
         return warm.Popen([sys.executable, *words], env=env, cwd=ROOT, stdout=-1, stderr=-1, text=True)
 
-    def connects(machine: psutil.Process) -> bool:
-        processes = [machine, *machine.children(recursive=True)]
-        return any(one.raddr and one.raddr.port == port for each in processes for one in each.net_connections("tcp"))
-
     first = start_machine(is_host=True)
     paused = wait_for_pause(note, [first])
     spare = start_machine(is_host=False)
-    wait_until(lambda: connects(psutil.Process(spare.pid)), [first, spare])
+    wait_until(lambda: _connects(spare, port), [first, spare])
     paused.send_signal(signal.SIGCONT)
     done = finish([first, spare])
     assert [one.returncode for one in done] == [0, 0], done[1].stderr
@@ -315,6 +426,13 @@ def test_a_rank_that_starts_up_is_asked_again() -> None:
     request_end([rank], MACHINE_JOINS, PATIENCE)
     assert rank.wait() == 75
     rank.stdout.close()
+
+
+def _connects(machine: warm.Popen, port: int) -> bool:
+    """Whether a process of a machine is connected to a port."""
+    launcher = psutil.Process(machine.pid)
+    processes = [launcher, *launcher.children(recursive=True)]
+    return any(one.raddr and one.raddr.port == port for each in processes for one in each.net_connections("tcp"))
 
 
 def _stop(machine: warm.Popen) -> list[psutil.Process]:

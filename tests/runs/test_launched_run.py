@@ -106,6 +106,24 @@ def test_a_machine_with_other_devices_or_another_engine_does_not_join_a_run_that
     launched.check_elastic(asked, [])
 
 
+def test_a_machine_is_compared_with_a_job_between_two_starts_of_its_ranks(tiny: Path) -> None:
+    """When no process trains the run; a job that has not begun may change its settings."""
+    folder = RunFolder(write_run(tiny.parent / "runs" / "tiny", recipe.load(str(tiny))))
+    shutil.copy(Path(recipe.load(str(tiny)).data.path) / FILE_NAME, folder.manifest)
+    longer = LaunchedRun(["train", str(tiny), "--run.name", "tiny", "--train.epochs", "4"])
+    longer.check_elastic(ASKED, [])
+    with pytest.raises(UserError, match=r"train\.epochs is 2 in the job that trains \S+ now, and 4 here"):
+        longer.check_elastic(ASKED, [], has_begun=True)
+    assert not longer.is_training()
+    with folder.locked():
+        assert longer.is_training()
+    timeline.append(folder.timeline, Event(timeline.utc(), "resumed", 0, processes=2))
+    timeline.append(folder.timeline, Event(timeline.utc(), "interrupted", 0))
+    assert longer.starts() == 1
+    doctor = LaunchedRun(["doctor"])
+    assert (doctor.starts(), doctor.is_training()) == (None, False)
+
+
 @pytest.mark.parametrize("package", ["cifar-dist", "torch"])
 def test_a_machine_with_another_version_does_not_join_a_run_that_trains(tiny: Path, package: str) -> None:
     """Its ranks would refuse those of the others, which ends the job on all machines."""
