@@ -49,7 +49,8 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
 
     Args:
         config: the run.
-        signals: requests to stop, which end the wait for the others, and later :meth:`Engine.poll`.
+        signals: requests to stop, which end the wait for the others, and later :meth:`Engine.poll`. One that comes
+            while the process group is formed ends the process.
         trains: False where the run is evaluated only, on any number of processes and with any engine.
 
     Raises:
@@ -76,7 +77,7 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
         check=check_same_launch,
     )
     with waits_explained(config.run.collective_timeout):
-        with waiting("starting", show=is_main_process()):  # DeepSpeed takes seconds
+        with signals.ending_waits(), waiting("starting", show=is_main_process()):  # DeepSpeed takes seconds
             engine = _engine_class(config.train, asked)(config, cpu=cpu)
         engine.signals = signals
         set_arithmetic(config.train)  # again: Accelerate turns TF32 on where a GPU compiles an fp32 network

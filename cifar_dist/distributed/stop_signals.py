@@ -10,16 +10,20 @@ once. URG is an INT that the launcher forwards and has acknowledged; a process t
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Final
 
+from cifar_dist.exit_codes import EXIT_REQUEUE
 from cifar_dist.launch.launched import is_main_process
 from cifar_dist.launch.signal_queue import MACHINE_JOINS, Handler
 from cifar_dist.terminal import screen
+from cifar_dist.terminal.notice import notice
 
 INTERRUPT = "Ctrl-C"
 JOINED = "a machine that joins"
@@ -32,6 +36,8 @@ SIGNAL_NAMES: Final = {
     signal.SIGURG: INTERRUPT,
 }
 """Of the signals that ask to stop; where ranks received different ones, the last of them is the cause for all."""
+
+_ANSWER_SECONDS = 10.0  # in which ranks that start together begin to exchange, and then stop together
 
 
 class StopSignals:
@@ -58,6 +64,38 @@ class StopSignals:
         self._exit.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    @contextmanager
+    def ending_waits(self) -> Iterator[None]:
+        """Inside, a request to stop ends the process with exit code 75, unless the block ends within ten seconds.
+
+        A handler does not run while the main thread waits inside a library, as for a rank that has failed meanwhile.
+        Another machine that joins asks again and again, and later kills.
+        """
+        if not self._before:
+            yield
+            return
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        has_ended = threading.Event()
+        before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._end_when_asked, args=(reader, has_ended), daemon=True).start()
+        try:
+            yield
+        finally:
+            has_ended.set()
+            signal.set_wakeup_fd(before)
+            os.close(writer)
+
+    def _end_when_asked(self, reader: int, has_ended: threading.Event) -> None:
+        cause = self.received
+        with open(reader, "rb", buffering=0) as signals:
+            while cause in ("", JOINED) and (number := signals.read(1)):
+                cause = SIGNAL_NAMES.get(signal.Signals(number[0]), "")
+            if cause not in ("", JOINED) and not has_ended.wait(_ANSWER_SECONDS):
+                if is_main_process():
+                    notice(f"stopped by {cause}")
+                os._exit(EXIT_REQUEUE)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number in (signal.SIGINT, signal.SIGURG):

@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
-from support.running import ROOT, environment
+from support.running import ROOT, environment, finish, start
 
 from cifar_dist.distributed.stop_signals import StopSignals
 
@@ -81,6 +83,40 @@ def test_a_second_ctrl_c_ends_the_process_at_once(sent: list[str], survived: lis
     )
     assert done.stdout.split() == survived
     assert done.returncode == (0 if sent == survived else -signal.SIGINT)
+
+
+JOINS_ONLY = """
+import time
+from cifar_dist.distributed.same_settings import check_same_launch, describe_launch
+from cifar_dist.launch.joining import join_ranks
+store = join_ranks(300, description=describe_launch("DDP", cpu=True), check=check_same_launch)
+print("joined", flush=True)
+time.sleep(300)
+"""
+TRAINS = """
+import sys
+from cifar_dist.cli import run
+from cifar_dist.distributed import stop_signals
+from cifar_dist.process_exit import exit_with
+stop_signals._ANSWER_SECONDS = 0.5
+exit_with(lambda: run(["train", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize("stuck", [0, 1])
+def test_a_request_ends_the_wait_for_a_rank_that_joined_and_does_nothing_more(tiny: Path, stuck: int) -> None:
+    """Torch waits for it in C++, for as long as run.collective_timeout; a launcher would have to kill this process."""
+    code = [JOINS_ONLY if rank == stuck else TRAINS for rank in range(2)]
+    running = start(["-c"], 2, of_rank=[[code[0], str(tiny)], [code[1], str(tiny)]])
+    stdout = running[stuck].stdout
+    assert stdout is not None
+    assert stdout.readline() == "joined\n"
+    time.sleep(1)  # in which the other one has begun to wait, mostly
+    running[1 - stuck].terminate()
+    (waited,) = finish([running[1 - stuck]])
+    running[stuck].kill()
+    running[stuck].communicate()
+    assert (waited.returncode, waited.stderr) == (75, "" if stuck == 0 else "cifar-dist: stopped by TERM\n")
 
 
 OBEYING = [sys.executable, "-c", "print(flush=True); input()"]
