@@ -82,8 +82,10 @@ def test_a_time_limit_that_leaves_no_time_to_train_is_refused(
         (["--ntasks-per-node=2", "--gpus-per-task=1"], {}, "GPUs: 2\n"),
         (["--mem=3000"], {"SLURM_MEM_PER_CPU": "100"}, ",mem=3000M,"),
         (["--cpus-per-task=3"], {"SLURM_CPUS_PER_GPU": "2"}, "TRES=cpu=3,"),
+        (["--cpus-per-task=3"], {"SLURM_THREADS_PER_CORE": "2", "SLURM_HET_SIZE": "2"}, "TRES=cpu=3,"),
+        ([], {"SRUN_CPUS_PER_TASK": "9"}, "TRES=cpu=1,"),
     ],
-    ids=["GPUs of each task", "memory", "CPUs"],
+    ids=["GPUs of each task", "memory", "CPUs", "threads", "one CPU"],
 )
 def test_the_one_task_of_a_node_gets_what_the_job_has_there(
     cluster: Cluster,
