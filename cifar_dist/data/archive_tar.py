@@ -46,7 +46,9 @@ def walk_tar(path: Path) -> Iterator[Member]:
                 if not info.isreg() or info.issparse():
                     kind = "a link" if info.islnk() or info.issym() else "a device, a pipe or a sparse file"
                     raise UserError(f"{path}: '{info.name}' is {kind}; create the archive from regular files")
-                if info.size < 0:
+                if info.size > limit and gzipped:
+                    raise decompression_bomb(path)
+                if not 0 <= info.size <= limit:  # tarfile would skip a terabyte that does not exist for ten minutes
                     raise ValueError("a member's header is damaged")
                 yield Member(name, limited(path, name, info.size, partial(_extract, tar, info)))
                 tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
