@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.small_model import same
 from torch import Tensor
 
 from cifar_dist.checkpoint import NEW_RUN, Checkpoint
@@ -230,6 +231,19 @@ def test_a_frozen_stage_keeps_its_batch_statistics_in_an_average(digits: Path, t
         assert torch.equal(frozen.averaged.weights[name], first[name])
         assert torch.equal(resumed.averaged.weights[name], first[name])
     assert any(not torch.equal(thawed.averaged.weights[name], first[name]) for name in statistics)
+
+
+def test_a_checkpoint_has_the_batch_statistics_with_which_its_average_was_evaluated(digits: Path) -> None:
+    """They are computed once for both."""
+    network, average = ModelConfig("tiny-resnet", {"widths": [4, 4]}), EMAConfig(decay=0.5, recalibrate=50)
+    with learner_of(digits, network, average) as learner:
+        train(learner, 0, PER_EPOCH)
+        with learner.averaged():
+            evaluated = learner.model.state()
+        saved = learner.state().averaged
+    assert saved is not None
+    assert same(saved.weights, evaluated)
+    assert not same(saved.statistics, {name: evaluated[name] for name in saved.statistics})
 
 
 @pytest.mark.parametrize(
