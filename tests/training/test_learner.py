@@ -19,6 +19,7 @@ from cifar_dist.config.average import EMAConfig, LookaheadConfig, NoAverageConfi
 from cifar_dist.config.optim import SGDConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.randomness import step_seed
+from cifar_dist.distributed.loss_scaler import LossScaler
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.errors import UserError
 from cifar_dist.models.speed_net import SpeedNet
@@ -38,6 +39,7 @@ def learner_of(
     *,
     parts: int = 0,
     sam_rho: float = 0,
+    scales_loss: bool = False,
 ) -> Iterator[Learner]:
     accumulate = 1 if parts else ACCUMULATE
     train = TrainConfig(epochs=EPOCHS, batch_size=126, accumulate=accumulate, parts=parts, threads=1)
@@ -45,6 +47,8 @@ def learner_of(
         data=DataConfig(path=str(data)), model=model, optim=SGDConfig(sam_rho=sam_rho), train=train, average=average
     )
     with start_engine(config) as engine:
+        if scales_loss:  # as in fp16, which no CPU computes in
+            engine.accelerator.scaler = LossScaler("cpu")
         setup = build_setup(config, engine.ranks)
         assert setup.steps_per_epoch == PER_EPOCH
         yield Learner(setup, engine, loaded)
@@ -244,6 +248,18 @@ def test_a_checkpoint_has_the_batch_statistics_with_which_its_average_was_evalua
     assert saved is not None
     assert same(saved.weights, evaluated)
     assert not same(saved.statistics, {name: evaluated[name] for name in saved.statistics})
+
+
+def test_a_resume_continues_with_the_saved_scale_of_the_loss(digits: Path, tmp_path: Path) -> None:
+    network, average = ModelConfig("tiny-cnn"), NoAverageConfig()
+    with learner_of(digits, network, average, scales_loss=True) as learner:
+        train(learner, 0, PER_EPOCH)
+        scaler, tensors = learner.model.scaler_state(), learner.state()
+    saved = {**scaler, "scale": 256.0}
+    assert scaler["_growth_tracker"] == PER_EPOCH
+    loaded = Checkpoint(tensors, replace(NEW_RUN, step=PER_EPOCH, loss_scaler=saved), tmp_path)
+    with learner_of(digits, network, average, loaded, scales_loss=True) as learner:
+        assert learner.model.scaler_state() == saved
 
 
 @pytest.mark.parametrize(
