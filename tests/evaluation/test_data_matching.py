@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.small_packed import small_packed
 
@@ -25,6 +26,14 @@ def test_classes_in_another_order_and_extra_classes_are_matched_by_name(tmp_path
     other = replace(packed, classes=("plum", "pear", "fig", "apple"))
     assert labels_as_trained(other, "test", run).tolist() == [3 - label for label in packed.labels("test")]
     assert labels_as_trained(replace(packed, classes=TRAINED), "test", run).tolist() == packed.labels("test").tolist()
+
+
+def test_images_without_labels_have_none_whatever_the_classes_are_called(tmp_path: Path) -> None:
+    packed = small_packed(tmp_path, "npy")
+    unlabelled = tuple(replace(shard, labels=np.full_like(shard.labels, -1)) for shard in packed.shards("test"))
+    other = replace(packed, classes=("plum", "pear", "fig", "apple"), splits={"test": unlabelled})
+    labels = labels_as_trained(other, "test", trained_on_other_data(packed, TRAINED))
+    assert labels.tolist() == [-1] * packed.samples("test")
 
 
 def test_an_unknown_class_is_refused_only_if_the_split_has_it(tmp_path: Path) -> None:
