@@ -40,6 +40,13 @@ def test_a_held_out_split_is_stratified_and_determined_by_its_ids(labels, fracti
     assert sorted(again.ids) == list(held.ids)
 
 
+@pytest.mark.parametrize(("purpose", "ids"), [("val", [1, 2, 3, 6, 10, 11]), ("test", [0, 1, 2, 4, 6, 8])])
+def test_which_samples_are_held_out_for_what_has_not_changed(purpose: str, ids: list[int]) -> None:
+    """Frozen: a change would mix the training and validation images of data that are packed again."""
+    split = RawSplit(np.zeros((12, 1, 1, 3), np.uint8), np.arange(12) % 3, np.arange(12))
+    assert hold_out(SplitPart.all_of(split), 0.5, 1, purpose)[1].ids.tolist() == ids
+
+
 def test_digits_are_split_70_10_20_and_the_test_split_never_changes(tmp_path: Path) -> None:
     first, second = (pack_quietly("digits", tmp_path / f"{seed}", seed=seed, codec="npy") for seed in (0, 1))
     assert {name: first.samples(name) for name in first.splits} == {"train": 1259, "val": 179, "test": 359}
