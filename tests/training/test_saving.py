@@ -87,6 +87,7 @@ def saver_in(
     gate: Event | None = None,
     ranks: Ranks | None = None,
     writer: type[CheckpointWriter] = GatheringWriter,
+    retry: int = 2,
 ) -> tuple[CheckpointSaver, Metrics]:
     tracker, config = Metrics(run / "metrics.jsonl"), CheckpointConfig(keep=1)
     saver = CheckpointSaver(
@@ -96,7 +97,7 @@ def saver_in(
         tracker,
         checkpoint.NEW_RUN,
         writer=writer,
-        retry=2,
+        retry=retry,
         longest_retry=8,
         last_step=32,
     )
@@ -250,6 +251,11 @@ def test_a_failed_write_is_reported_at_the_next_save_and_retried(tmp_path: Path)
     saver.wait(9)
     assert saver.best == 0.5
     assert not saver.is_due(10)
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / "checkpoints").write_text("in the way again")
+    saver.save(lambda _: tensors(20), state(20), must=False)
+    saver.wait(20)
+    assert [saver.is_due(step) for step in (21, 22)] == [False, True], "the disk was not full in between"
 
 
 def test_each_further_attempt_comes_after_twice_the_steps_and_the_last_one_must_succeed(tmp_path: Path) -> None:
@@ -268,6 +274,15 @@ def test_each_further_attempt_comes_after_twice_the_steps_and_the_last_one_must_
     assert tracker.warnings[-1].endswith("; one more attempt follows")
     with pytest.raises(StorageError, match="checkpoints"):
         saver.save(lambda _: tensors(32), state(32), must=True)
+
+
+def test_the_first_further_attempt_comes_within_the_longest_wait(tmp_path: Path) -> None:
+    """An epoch may have fewer steps than ``tracking.every``."""
+    saver, _ = saver_in(tmp_path, retry=50)
+    (tmp_path / "checkpoints").write_text("in the way")
+    saver.save(lambda _: tensors(2), state(2), must=False)
+    saver.wait(2)
+    assert [saver.is_due(step) for step in (9, 10)] == [False, True]
 
 
 @pytest.mark.parametrize("writer", [GatheringWriter, ShardingWriter])
