@@ -262,6 +262,9 @@ def test_best_is_the_newest_if_none_was_evaluated(folder: Path) -> None:
     assert checkpoint.named(folder, "best") == path
     (folder / "best").symlink_to("step-00000004")
     assert checkpoint.named(folder, "best") == path
+    after_a_loss = dataclasses.replace(state(6), best_val_accuracy=None)
+    path = checkpoint.save(folder, tensors(6), after_a_loss)
+    assert checkpoint.named(folder, "best") == path, "of a resume, which has said so"
 
 
 def test_the_best_is_identified_by_its_state_and_its_loss_is_reported(folder: Path) -> None:
