@@ -242,6 +242,12 @@ def test_a_warm_up_and_what_follows_it_may_fill_a_run_exactly() -> None:
                 assert schedule.warmup_of(epochs) == warmup
 
 
+def test_a_milestone_is_an_epoch_of_the_run_and_not_of_what_follows_the_warm_up() -> None:
+    schedule = StepConfig(warmup=2, milestones=(3,), gamma=0.1)
+    rates = [schedule.fraction(step, steps_per_epoch=STEPS, epochs=EPOCHS) for step in (3 * STEPS - 1, 3 * STEPS)]
+    assert rates == [1, 0.1]
+
+
 @pytest.mark.parametrize(("schedule", "key"), [(StepConfig(warmup=1), "milestones"), (WSDConfig(warmup=1), "decay")])
 def test_a_schedule_that_never_falls_says_so(schedule: ScheduleConfig, key: str) -> None:
     (line,) = schedule.cut_short(8)
