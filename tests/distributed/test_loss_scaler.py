@@ -80,6 +80,23 @@ def test_an_overflow_in_the_first_step_leaves_what_there_was(name: str) -> None:
     assert not optimizer.state
 
 
+@pytest.mark.parametrize("scaler", [LossScaler, torch.amp.GradScaler])
+def test_an_overflow_in_the_first_step_of_a_weight_keeps_the_state_of_the_others(
+    scaler: type[torch.amp.GradScaler],
+) -> None:
+    """As of a layer that the first steps do not use."""
+    early, late = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizer, scaled = SGD([early, late], lr=0.5, momentum=0.9), scaler("cpu")
+    for loss in (early.sum(), (early + late).sum() * torch.inf):
+        optimizer.zero_grad()
+        scaled.scale(loss).backward()
+        scaled.step(optimizer)
+        scaled.update()
+    assert early.tolist() == [0.5] * 3
+    assert late.tolist() == [1] * 3
+    assert {p: one["momentum_buffer"].tolist() for p, one in optimizer.state.items()} == {early: [1] * 3}
+
+
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_numbers_are_kept_or_taken_back_to_the_bit(device: str) -> None:
     shapes = ((), (3,), (40, 3, 3, 3))
