@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -78,6 +79,23 @@ def test_the_file_is_checked_at_most_every_few_seconds(tmp_path: Path, monkeypat
     assert cause_of(requests.code()) == STOP_FILE, "a request stands"
     file.mkdir()
     assert cause_of(StopRequests(StopSignals(), file=file).code()) == "", "a folder is not a request"
+
+
+def test_a_file_server_that_does_not_answer_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stale(type(tmp_path)):  # type: ignore[misc]
+        answers = iter([OSError(errno.ESTALE, "Stale file handle"), True])
+
+        def is_file(self) -> bool:
+            if isinstance(answer := next(self.answers), OSError):
+                raise answer
+            return bool(answer)
+
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    requests = StopRequests(StopSignals(), file=Stale(tmp_path))
+    assert cause_of(requests.code()) == ""
+    now[0] += 5
+    assert cause_of(requests.code()) == STOP_FILE
 
 
 def test_a_time_limit_says_that_it_is_too_short_and_counts_seconds_that_pass(monkeypatch: pytest.MonkeyPatch) -> None:
