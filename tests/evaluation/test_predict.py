@@ -101,6 +101,16 @@ def test_predictions_are_in_the_order_of_sample_ids(all_digits: Path) -> None:
     assert torch.equal(logits, normalize(ShardReader(manifest, "test").all())[:, :, 0, 0])
 
 
+def test_images_are_normalised_as_the_recipe_says(all_digits: Path) -> None:
+    manifest = Manifest.load(all_digits)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    config = Config(augment=AugmentConfig(mean=mean, std=std))
+    model = engine().prepare_for_inference(Counting())
+    logits = Split(model.ranks.device, config, manifest, "test", manifest).predict(model, "0").logits
+    normalize = Normalize(mean, std, torch.device("cpu"), channels_last=False)
+    assert torch.equal(logits, normalize(ShardReader(manifest, "test").all())[:, :, 0, 0])
+
+
 def test_a_requested_stop_leaves_the_model_unchanged(all_digits: Path) -> None:
     manifest = Manifest.load(all_digits)
     model = engine().prepare_for_inference(Counting())
