@@ -10,6 +10,7 @@ from support.running import metrics, story
 
 from cifar_dist.config import TrainConfig
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.step_folder import step_name
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.training.early_stopping import EarlyStopping
 
@@ -33,6 +34,23 @@ def test_early_stopping_survives_a_kill_and_can_be_undone(place: Place) -> None:
     words = ["--train.patience", "0", "--train.min_delta", "0", "--train.max_steps", str(step + 1)]
     assert place.run("resume", str(early), *words).code == 0
     assert len(metrics(early)) == step + 1
+
+
+def test_a_run_that_ends_early_is_saved_there_and_does_not_continue(place: Place) -> None:
+    """Where it is resumed for its final weights alone."""
+    words = ["--train.epochs", "40", "--schedule.name", "constant", "--optim.lr", "0.5", "--train.patience", "1"]
+    assert place.train("saved", *words, "--checkpoint.every", "100", "--checkpoint.every_steps", "0").code == 0
+    run = RunFolder(place.runs / "saved")
+    _, step, _ = events(run.path)[-1]
+    assert step < 40 * STEPS
+    *before, last = (record["accuracy"] for record in metrics(run.path, "val"))
+    assert last < max(before), "or it would be saved as the best"
+    assert run.newest_checkpoint() == step_name(step)
+    whole = run.final.read_bytes()
+    run.final.write_bytes(whole[:-1])
+    assert place.run("resume", str(run.path)).code == 0
+    assert len(metrics(run.path)) == step
+    assert run.final.read_bytes() == whole
 
 
 def test_a_patience_that_has_ended_before_is_refused(place: Place) -> None:
@@ -85,6 +103,12 @@ def test_a_run_ends_when_its_patience_has_passed_without_an_improvement(
         stopping.add(Record(epoch + 1, epoch, "test", -9.0, 9.0, 10, 1.0))
         seen.append(stopping.is_exhausted())
     assert seen == exhausted
+
+
+def test_the_best_evaluation_is_named_with_its_epoch() -> None:
+    records = [Record(n + 1, n, "val", 1.0, accuracy, 10, 0.1) for n, accuracy in enumerate((0.5, 0.75, 0.7, 0.6))]
+    stopping = EarlyStopping(TrainConfig(patience=2), records)
+    assert str(stopping) == "early stopping: no better val_accuracy in 2 evaluations, best 0.7500 in epoch 2"
 
 
 @given(
