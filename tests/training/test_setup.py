@@ -8,6 +8,8 @@ import pytest
 from support.many_ranks import run_on_ranks
 from support.running import train
 
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.training.continuation import discard_unbegun
 from cifar_dist.training.setup import _report_uncompiled
 
 
@@ -17,6 +19,19 @@ def test_weights_that_do_not_fit_leave_no_run_behind(tiny: Path, tmp_path: Path)
     assert failed.returncode == 2
     assert "typo.safetensors" in failed.stderr
     assert not (tmp_path / "runs" / "tiny").exists()
+
+
+@pytest.mark.parametrize("kept", ["notes.txt", "job.sbatch"])
+def test_a_run_that_has_not_begun_is_kept_with_a_file_of_the_user_and_as_a_job(tmp_path: Path, kept: str) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    for file in (run.config, run.path / kept):
+        file.touch()
+    discard_unbegun(run)
+    assert sorted(path.name for path in run.path.iterdir()) == sorted([run.config.name, kept])
+    (run.path / kept).unlink()
+    discard_unbegun(run)
+    assert not run.path.exists()
 
 
 @pytest.mark.parametrize(
