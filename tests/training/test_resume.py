@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.continued_runs import Place, tree
+from support.continued_runs import STEPS, Place, tree
 
 from cifar_dist import checkpoint
 from cifar_dist.run_folder import RunFolder
@@ -44,6 +44,7 @@ def test_a_finished_run_keeps_its_final_result_when_its_metrics_are_repaired(pla
     run = shutil.copytree(place.whole, place.runs / "without-a-step", symlinks=True)
     file = RunFolder(run).metrics
     (result,) = [record for record in metrics.read(file) if record.split == "test"]
+    assert (result.step, result.epoch) == (4 * STEPS, 3)
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join(lines[:4] + lines[5:]))
     repaired = place.run("resume", str(run))
@@ -71,6 +72,29 @@ def test_lost_evaluations_are_reported(place: Place, epochs: list[int], says: st
     evaluated = [record.epoch for record in metrics.evaluations(file)]
     assert evaluated == [epoch for epoch in range(4) if epoch not in epochs or epoch == 3], "the last is repeated"
     assert "has lost" not in place.run("resume", str(run)).said
+
+
+def test_only_evaluations_that_were_due_are_lost(place: Place) -> None:
+    run = place.runs / "every-second"
+    done = place.train(run.name, "--eval.every", "2")
+    assert (done.code, " lost" in done.said) == (0, False), "a new run has lost nothing"
+    file = RunFolder(run).metrics
+    kept = [record for record in metrics.read(file) if (record.split, record.epoch) != ("val", 1)]
+    file.write_bytes(b"".join(record.to_line() for record in kept))
+    assert "has lost the evaluation after epoch 2, not " in place.run("resume", str(run)).said
+
+
+def test_a_finished_run_is_not_one_on_other_data_in_the_place_of_its_own(
+    place: Place, digits: Path, all_digits: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    words = ["finished", "--data.path", str(data), "--train.max_steps", "2"]
+    shutil.copytree(digits, data)
+    assert [place.train(*words).code for _ in range(2)] == [0, 0]
+    shutil.rmtree(data)
+    shutil.copytree(all_digits, data)
+    refused = place.train(*words)
+    assert (refused.code, f"was started on other data than {data} now has" in refused.said) == (2, True), refused.said
 
 
 @pytest.mark.parametrize(("name", "words"), [("emptied", []), ("emptied-branch", ["--run.from", "whole@8"])])
