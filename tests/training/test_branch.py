@@ -323,6 +323,7 @@ def test_a_mean_counts_its_updates_so_a_branch_makes_them_as_often(
         says = "has average.every = 5 and this run 4, and step 6 is not before the first update of both; use"
         ways = [f"--run.from {place.runs}/often@{step}" for step in (3, 2)]
         assert asked.said.endswith(f"{says} --average.every 5, or begin with an earlier step: {', '.join(ways)}\n")
+        assert place.train("rarely", *branch, "often@4").code == 2, "the branch would have made an update there"
         asked = place.train("rarely", *branch, "often@3")
     assert asked.code == 0, asked.said
     for run in ("often", "rarely"):

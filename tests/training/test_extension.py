@@ -117,6 +117,24 @@ def test_a_length_that_changes_past_steps_is_refused_with_commands_that_work(pla
     assert [record["step"] for record in metrics(place.runs / "whole-2")] == list(range(1, 6 * STEPS + 1))
 
 
+def test_a_length_that_changes_past_updates_of_an_average_is_refused(place: Place) -> None:
+    words = [
+        "--average.name",
+        "lookahead",
+        "--average.every",
+        "2",
+        "--average.ramp",
+        "1",
+        "--schedule.name",
+        "constant",
+    ]
+    assert place.train("ramped", *words, "--train.max_steps", "3").code == 0
+    longer = ["--train.epochs", "6", "--train.max_steps", "0"]
+    refused = place.run("resume", str(place.runs / "ramped"), *longer)
+    says = 'would change the weights of average.name = "lookahead" in the 3 steps done'
+    assert (refused.code, says in refused.said) == (2, True), refused.said
+
+
 def test_a_finished_run_that_has_lost_its_checkpoints_is_not_trained_from_the_beginning(place: Place) -> None:
     run = shutil.copytree(place.runs / "stopped", place.runs / "lost", symlinks=True)
     shutil.rmtree(run / "checkpoints")
