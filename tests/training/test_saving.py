@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import pytest
 import torch
+from support.continued_runs import Place
 from support.crashing import every_death
 from support.many_ranks import run_on_ranks
 from support.running import wait_until
@@ -25,6 +26,8 @@ from cifar_dist.config import CheckpointConfig
 from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.errors import StorageError
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.step_folder import step_name
 from cifar_dist.tracking import metrics
 from cifar_dist.tracking.metrics import MetricsLog, Record
 from cifar_dist.tracking.tracker import SilentTracker
@@ -187,6 +190,54 @@ def test_a_write_is_reported_once_it_has_ended_and_no_step_waits_for_it(tmp_path
         return tracker.saved == [2]
 
     wait_until(is_reported, [])
+
+
+LATE = """
+import os, threading
+from torch import nn
+
+fsync, evaluated_again = os.fsync, threading.Event()
+
+
+def late(file):
+    if threading.current_thread() is not threading.main_thread():
+        evaluated_again.wait(60)
+    fsync(file)
+
+
+os.fsync = late
+
+
+class Net(nn.Linear):
+    evaluations = 0
+
+    def __init__(self, classes, channels):
+        super().__init__(32 * 32 * channels, classes)
+
+    def forward(self, images):
+        logits = super().forward(images.flatten(1))
+        if self.training:
+            return logits
+        self.evaluations += 1
+        if self.evaluations == 1:
+            return logits
+        evaluated_again.set()
+        return -logits
+"""
+
+
+def test_an_accuracy_is_compared_with_that_of_the_checkpoint_under_way(place: Place, tmp_path: Path) -> None:
+    """The first checkpoint is not complete before the network, worse by then, is evaluated again."""
+    (tmp_path / "late.py").write_text(LATE)
+    words = ["--model.name", f"{tmp_path}/late.py:Net", "--train.epochs", "2", "--checkpoint.every_steps", "0"]
+    done = place.train("late", *words)
+    assert done.code == 0, done.said
+    run = RunFolder(place.runs / "late")
+    first, second = metrics.evaluations(run.metrics)
+    assert first.accuracy > second.accuracy
+    best = checkpoint.best(run.checkpoints)
+    assert best is not None
+    assert best.name == step_name(first.step)
 
 
 @pytest.mark.parametrize(("writer", "slow"), [(GatheringWriter, 0), (ShardingWriter, 1)])
