@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -24,7 +25,7 @@ from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.distributed.shared_path import check_shared
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.watchdog import Watchdog
-from cifar_dist.errors import StopRequested, TrainingFailedError, UserError, may_pass
+from cifar_dist.errors import StopRequested, StorageError, TrainingFailedError, UserError, may_pass
 from cifar_dist.evaluation.checkpoint_ref import CheckpointRef
 from cifar_dist.evaluation.evaluate import evaluate
 from cifar_dist.evaluation.split import Split
@@ -354,6 +355,9 @@ class Trainer:
             raise self._diverged(f"{what} is not finite after step {self.step}")
 
     def _diverged(self, what: str) -> TrainingFailedError:
+        """Describe a training that has diverged. Collective."""
+        with suppress(StorageError):
+            self._wait_for_save()  # what is written is the newest checkpoint, which the error names
         return divergence_error(what, self.config, self.folder, autocast=self.engine.precision.autocast is not None)
 
     @property

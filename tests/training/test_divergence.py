@@ -43,7 +43,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run(place: Place, tmp_pat
         "        return super().forward(images.flatten(1)) * (1 if self.training else float('nan'))\n"
     )
     run = place.runs / "not-a-number"
-    place.train(run.name, "--model.name", f"{tmp_path}/net.py:Net", "--checkpoint.background", "false")
+    place.train(run.name, "--model.name", f"{tmp_path}/net.py:Net")
     _, _, note = events(run)[-1]
     assert note.startswith(f"the validation loss is not finite after step {STEPS}; step-00000002 is intact. Try ")
     assert not (run / "checkpoints" / "best").is_symlink()
