@@ -67,6 +67,21 @@ def test_without_an_average_the_saved_model_is_the_trained_one(tmp_path: Path) -
     assert same(loaded.tensors.weights, weights(7))
 
 
+def test_a_damaged_one_is_not_copied(tmp_path: Path) -> None:
+    path = write_version_1(tmp_path / "origin" / "step-00000007", Tensors(weights(7), None, optimizer(7)), STATE)
+    model = path / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-1] + b"?")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors differs from what was saved"):
+        checkpoint.copy_to(path, tmp_path / "branch", checkpoint.read_state(path), None)
+    assert not (tmp_path / "branch").exists()
+
+
+def test_an_accuracy_of_0_is_an_accuracy(tmp_path: Path) -> None:
+    state = {**STATE, "val_accuracy": 0.0, "best": 0.0, "is_best": True}
+    path = write_version_1(tmp_path / "step-00000007", Tensors(weights(7), None, optimizer(7)), state)
+    assert checkpoint.best(path.parent) == path
+
+
 def test_a_copy_has_the_newest_layout_and_its_own_state(tmp_path: Path) -> None:
     saved = Tensors(weights(7), averaged(7), optimizer(7))
     path = write_version_1(tmp_path / "origin" / "step-00000007", saved, STATE)
