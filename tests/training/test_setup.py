@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from support.many_ranks import run_on_ranks
 from support.running import train
+from support.small_checkpoint import save
 
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.tracking import timeline
 from cifar_dist.training.continuation import discard_unbegun
 from cifar_dist.training.setup import _report_uncompiled
 
@@ -32,6 +34,16 @@ def test_a_run_that_has_not_begun_is_kept_with_a_file_of_the_user_and_as_a_job(t
     (run.path / kept).unlink()
     discard_unbegun(run)
     assert not run.path.exists()
+
+
+def test_a_branch_that_has_not_begun_leaves_nothing_of_the_checkpoint_that_it_copied(tmp_path: Path) -> None:
+    for step in (3, 0):
+        run = RunFolder(tmp_path / "branch")
+        save(run.checkpoints, 3)
+        run.config.touch()
+        timeline.append(run.timeline, timeline.Event(timeline.utc(), "branched", step))
+        discard_unbegun(run)
+        assert run.path.exists() == (step == 0), "a checkpoint of another step is its own"
 
 
 @pytest.mark.parametrize(
