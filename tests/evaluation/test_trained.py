@@ -59,6 +59,21 @@ def test_only_a_checkpoint_that_was_evaluated_itself_has_a_validation_accuracy(
     assert open_trained(run, "6").weights.val_accuracy is None
 
 
+def test_a_damaged_checkpoint_at_a_path_is_refused(trained: list[Trained], tmp_path: Path) -> None:
+    """Of which the tensors can be read, and are others."""
+    run = RunFolder(tmp_path / "it")
+    run.path.mkdir()
+    trained[0].trained_on.save(run.path)
+    write_settings(run, trained[0].config)
+    path = save(tmp_path / "elsewhere", 3)
+    weights = path / "averaged.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match=rf"^--checkpoint: {path}: {weights.name} differs from what was saved"):
+        open_trained(run, str(path))
+
+
 def test_ranks_that_open_a_run_while_it_saves_load_the_weights_that_rank_0_chose(
     trained: list[Trained], tmp_path: Path
 ) -> None:
