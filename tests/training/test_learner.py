@@ -151,6 +151,35 @@ def test_a_saved_buffer_that_grows_is_refused_before_a_step_uses_it(
         train(learner, 0, PER_EPOCH)
 
 
+def test_a_step_of_sam_applies_the_gradient_from_uphill(digits: Path) -> None:
+    def gradient(at: dict[str, Tensor], rho: float) -> dict[str, Tensor]:
+        """What the first step subtracts from the weights ``at``, at a learning rate of 1."""
+        config = Config(
+            data=DataConfig(path=str(digits)),
+            model=ModelConfig("tiny-cnn"),
+            optim=SGDConfig(momentum=0, nesterov=False, weight_decay=0, sam_rho=rho),
+            train=TrainConfig(epochs=1, batch_size=126, threads=1),
+        )
+        with start_engine(config) as engine:
+            learner = Learner(build_setup(config, engine.ranks), engine)
+            weights = {name: value.detach() for name, value in learner.model.module.named_parameters()}
+            for name, value in at.items():
+                weights[name].copy_(value)
+            before = {name: value.clone() for name, value in weights.items()}
+            for _ in learner.steps(0, 1, lambda _: 1.0):
+                pass
+            first.update(before if not first else {})
+            return {name: before[name] - value for name, value in weights.items()}
+
+    first: dict[str, Tensor] = {}
+    there = gradient({}, 0)
+    scale = 0.05 / torch.stack([value.norm() for value in there.values()]).norm()
+    uphill = gradient({name: first[name] + scale * value for name, value in there.items()}, 0)
+    for name, value in gradient({}, 0.05).items():
+        torch.testing.assert_close(value, uphill[name], rtol=1e-3, atol=1e-5)
+        assert not torch.allclose(value, there[name], rtol=1e-3, atol=1e-5)
+
+
 def test_weights_from_images_are_those_of_the_images_that_the_network_receives(digits: Path) -> None:
     """Enlarged ones, with ``model.image_size``."""
     config = Config(
