@@ -15,6 +15,7 @@ import pytest
 import torch
 from support.continued_runs import Place
 from support.crashing import every_death
+from support.failing_network import write_network
 from support.many_ranks import run_on_ranks
 from support.running import wait_until
 from support.small_checkpoint import dealt, holds, names, state, tensors, weights
@@ -238,6 +239,16 @@ def test_an_accuracy_is_compared_with_that_of_the_checkpoint_under_way(place: Pl
     best = checkpoint.best(run.checkpoints)
     assert best is not None
     assert best.name == step_name(first.step)
+
+
+def test_a_checkpoint_within_an_epoch_has_the_records_of_its_steps(place: Place, tmp_path: Path) -> None:
+    """Which are written more seldom than checkpoints here."""
+    network = write_network(tmp_path / "net.py", "os._exit(9)", step=5, inputs="32 * 32 * channels")
+    words = ["--tracking.every", "100", "--checkpoint.background", "false", "--model.name", network]
+    assert place.train("seldom", *words).code == -9
+    run = RunFolder(place.runs / "seldom")
+    assert run.newest_checkpoint() == step_name(4)
+    assert [found.step for found in metrics.read(run.metrics) if found.split == "train"] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("writer", "slow"), [(GatheringWriter, 0), (ShardingWriter, 1)])
