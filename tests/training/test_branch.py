@@ -124,6 +124,8 @@ def test_evaluations_on_other_data_are_not_those_of_the_branch(place: Place, dig
     run = place.runs / "negative"
     assert [record["step"] for record in metrics(run, "val")] == [12]
     assert checkpoint.named(run / "checkpoints", "best").name == "step-00000012"
+    begun = checkpoint.read_state(run / "checkpoints" / "step-00000009")
+    assert (begun.val_accuracy, begun.best_val_accuracy, begun.is_best) == (None, None, False)
 
 
 def test_a_branch_that_is_evaluated_less_often_keeps_the_evaluations_of_its_origin(place: Place) -> None:
