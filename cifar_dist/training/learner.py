@@ -227,9 +227,8 @@ class Learner:
             return
         module = self._setup.module
         if self._recalibrated is None:
-            count = min(average.recalibrate, len(self._setup.batches.images))
             at_once = min(_RECALIBRATE_AT_ONCE, self._config.train.batch_size)
-            batches = self._plain_images("recalibrate", count, at_once)
+            batches = self._plain_images("recalibrate", average.recalibrate, at_once)
             recalibrate(module, batches, self.model.infer)
             self._recalibrated = {name: buffer.clone() for name, buffer in module.named_buffers()}
         else:
@@ -257,7 +256,7 @@ class Learner:
         return Tensors(weights, averaged, self.model.optimizer_state(deal))
 
     def _plain_images(self, purpose: str, count: int, at_once: int) -> Iterator[Tensor]:
-        """``count`` training images as evaluation sees them: float32 [about at_once, c, h, w], on the device.
+        """At most ``count`` training images as evaluation sees them: float32 [about at_once, c, h, w], on the device.
 
         A batch has two images at least, where there are two: one image has no batch statistics.
         """
