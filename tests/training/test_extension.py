@@ -28,6 +28,12 @@ def test_max_steps_are_the_first_steps_of_the_longer_run(place: Place) -> None:
     assert events(stopped)[-1] == ("finished", 5, "train.max_steps")
 
 
+def test_a_run_is_evaluated_with_views_only_at_its_end(place: Place) -> None:
+    assert place.train("views", "--train.max_steps", str(STEPS), "--eval.tta", "mirror").code == 0
+    (record,), (first, *_) = (metrics(run, "val") for run in (place.runs / "views", place.whole))
+    assert (record["loss"], record["accuracy"]) == (first["loss"], first["accuracy"])
+
+
 def test_a_finished_run_is_extended_as_if_it_had_had_the_length_from_the_start(place: Place) -> None:
     run = shutil.copytree(place.runs / "stopped", place.runs / "extended", symlinks=True)
     before, old = tree(run), RunFolder(run).final.read_bytes()
