@@ -279,6 +279,17 @@ def test_a_checkpoint_has_the_batch_statistics_with_which_its_average_was_evalua
     assert not same(saved.statistics, {name: evaluated[name] for name in saved.statistics})
 
 
+def test_a_rehearsal_of_the_first_step_changes_neither_weights_nor_batch_statistics(digits: Path) -> None:
+    """Each process that trains with others makes one, so that a resumed run would differ."""
+    states = []
+    for rehearses in (False, True):
+        with learner_of(digits, ModelConfig("tiny-resnet", {"widths": [4, 4]}), NoAverageConfig()) as learner:
+            learner._needs_rehearsal = rehearses
+            train(learner, 0, PER_EPOCH)
+            states.append(learner.model.state())
+    assert same(*states)
+
+
 def test_a_resume_continues_with_the_saved_scale_of_the_loss(digits: Path, tmp_path: Path) -> None:
     network, average = ModelConfig("tiny-cnn"), NoAverageConfig()
     with learner_of(digits, network, average, scales_loss=True) as learner:
