@@ -80,16 +80,16 @@ def time_forms(
         advance: called after each of these rounds, outside the timing.
     """
     base, *_ = forms.values()
-    expected = base(images)
+    expected = base(images.clone())  # each pass gets a copy: a network may change its images in place
     differences = {}
     for name, answer in forms.items():
         for _ in range(_WARM_UP):
-            output = answer(images)
+            output = answer(images.clone())
         differences[name] = float((output - expected).abs().max())
     times: dict[str, list[float]] = {name: [] for name in forms}
     for _ in range(passes):
         for name, answer in forms.items():
-            times[name].append(time_on(images.device, partial(answer, images)))
+            times[name].append(time_on(images.device, partial(answer, images.clone())))
         advance(1)
     return {name: _summarize(times[name], differences[name]) for name in forms}
 

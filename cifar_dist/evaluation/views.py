@@ -21,7 +21,10 @@ View = tuple[float, Tensor]
 """A weight and images, float32 [n, c, h, w]; the weights of one batch sum to 1."""
 
 Views = Callable[[Tensor, Tensor], Iterator[View]]
-"""Maps (uint8 images [n, h, w, c], ids int64 [n]) to views, one at a time."""
+"""Maps (uint8 images [n, h, w, c], ids int64 [n]) to views, one at a time.
+
+Whoever gets a view may change it in place, as the network of a plug-in may: no later view is computed from it.
+"""
 
 _SHIFT = 1  # pixels by which translate moves, to the upper left and the lower right
 
@@ -55,13 +58,15 @@ def make_views(tta: str, config: AugmentConfig, seed: int, mean: tuple[float, ..
 
 
 def _mirrored(images: Tensor, weight: float) -> Iterator[View]:
+    mirrored = images.flip(-1)  # before `images` are given away
     yield 0.5 * weight, images
-    yield 0.5 * weight, images.flip(-1)
+    yield 0.5 * weight, mirrored
 
 
 def _translated(images: Tensor) -> Iterator[View]:
     height, width = images.shape[-2:]
-    yield from _mirrored(images, 0.5)
     padded = F.pad(images, (_SHIFT,) * 4, mode="reflect")
+    yield from _mirrored(images, 0.5)
     for offset in (0, 2 * _SHIFT):
-        yield from _mirrored(padded[:, :, offset : offset + height, offset : offset + width], 0.25)
+        window = padded[:, :, offset : offset + height, offset : offset + width]
+        yield from _mirrored(window.clone(), 0.25)  # the windows overlap

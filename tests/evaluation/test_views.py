@@ -80,6 +80,20 @@ def test_the_weights_of_views_sum_to_one(tta: str) -> None:
     assert torch.equal(looks[0][1], NORMALIZE(IMAGES)), "the first look is at the image itself"
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("tta", ["0", "mirror", "translate", "3"])
+def test_a_network_may_change_a_view_in_place(tta: str, channels_last: bool) -> None:
+    """As one that begins with ``x -= mean``, or with a ReLU in place."""
+    normalize = Normalize(MEAN, STD, torch.device("cpu"), channels_last)
+    make, given = make_views(tta, CROP_3, 0, MEAN, normalize), IMAGES.clone()
+    expected = [view.clone() for _, view in make(given, IDS)]
+    for (_, view), same in zip(make(given, IDS), expected, strict=True):
+        assert torch.equal(view, same)
+        assert view.is_contiguous(memory_format=torch.channels_last) == channels_last
+        view.zero_()
+    assert torch.equal(given, IMAGES)
+
+
 def test_random_views_are_the_recipes_own_and_differ() -> None:
     looks = [view for _, view in views("8", CROP_3)]
     for i, one in enumerate(looks):

@@ -449,6 +449,20 @@ def test_a_network_that_cannot_be_scripted_is_timed_without() -> None:
     assert timings["base"].difference == pytest.approx(1.0)
 
 
+def test_a_network_that_changes_its_images_is_timed_on_the_same_ones() -> None:
+    class Halving(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            images *= 0.5
+            return images.mean((1, 2, 3))
+
+    images = torch.randn(2, 3, 4, 4)
+    forms, failures = make_forms(Halving(), images)
+    assert not failures
+    given = images.clone()
+    assert all(timing.difference < 1e-6 for timing in time_forms(forms, images, passes=2).values())
+    assert torch.equal(images, given)
+
+
 def test_a_batch_that_exceeds_memory_is_one_line(run: Path) -> None:
     with pytest.raises(OutOfMemoryError, match=r"ran out of memory.* with --batch 2000000000; use a smaller one"):
         cli.run(["speed", str(run), "--batch", "2000000000"])
