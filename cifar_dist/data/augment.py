@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable
 from typing import TypeGuard
 
+import torch
 from torch import Tensor
 
 from cifar_dist.config import AugmentConfig
@@ -18,7 +19,7 @@ from cifar_dist.config.plugin_errors import describe_value
 from cifar_dist.data.keys import Keys
 from cifar_dist.data.normalize import Normalize
 from cifar_dist.data.operations.rearrange import Sources, rearrange
-from cifar_dist.data.transforms import Mixing, Rearrangement, Samples, Transform, occurrences
+from cifar_dist.data.transforms import Mixing, Rearrangement, Samples, Transform, is_plug_in, occurrences
 from cifar_dist.errors import UserError
 
 
@@ -83,9 +84,20 @@ class Augment:
                 result = rearrange(result, [_bound(*link, samples) for link in links], self._fill)
                 continue
             for transform, occurrence in links:
-                given = result.contiguous() if transform.planar else result
+                given = _laid_out(result, transform)
                 result = _checked(transform(given, samples.of_occurrence(occurrence)), given, transform)
         return result.permute(0, 2, 3, 1).contiguous()
+
+
+def _laid_out(images: Tensor, transform: Transform) -> Tensor:
+    """Return ``images``, uint8 [n, c, h, w], in the memory layout of ``transform``; a copy for a plug-in.
+
+    It may change in place what it is given, and the stored images are read again: for other views, and by a step that
+    has two passes.
+    """
+    if is_plug_in(transform):
+        return images.clone(memory_format=torch.contiguous_format if transform.planar else torch.preserve_format)
+    return images.contiguous() if transform.planar else images
 
 
 def _checked(result: object, given: Tensor, transform: Transform) -> Tensor:

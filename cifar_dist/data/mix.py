@@ -11,7 +11,7 @@ from cifar_dist.data.augment import Augment, is_like
 from cifar_dist.data.batches import Batch
 from cifar_dist.data.keys import Keys
 from cifar_dist.data.operations.mixing import mix_labels
-from cifar_dist.data.transforms import Mixing, Samples, occurrences
+from cifar_dist.data.transforms import Mixing, Samples, is_plug_in, occurrences
 from cifar_dist.errors import UserError
 
 
@@ -57,7 +57,9 @@ class Mix:
         result, below = images, 0.0
         for mix, occurrence in self._mixes:
             chosen = (draw >= below) & (draw < below + mix.p)
-            mixed, own = _checked(mix(images, partners, samples.of_occurrence(occurrence)), images, ratio, mix)
+            # A plug-in may change in place what it is given: images that others have as partners, or that stay unmixed.
+            given = (images.clone(), partners.clone()) if is_plug_in(mix) else (images, partners)
+            mixed, own = _checked(mix(*given, samples.of_occurrence(occurrence)), images, ratio, mix)
             if not self._were_shares_checked:  # of the first batch only: a GPU's numbers must be waited for
                 _check_range(own, mix)
             result = torch.where(chosen[:, None, None, None], mixed, result)

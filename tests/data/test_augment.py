@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from cifar_dist.config import AugmentConfig
 from cifar_dist.data.augment import Augment
 from cifar_dist.data.normalize import Normalize
 from cifar_dist.data.randomness import as_uniform, bits, hash_ids
-from cifar_dist.data.transforms import Samples, occurrences
+from cifar_dist.data.transforms import Samples, Transform, occurrences
 from cifar_dist.data.transforms.crop import Crop
 from cifar_dist.data.transforms.cutout import Cutout
 from cifar_dist.data.transforms.flip import Flip
@@ -183,3 +184,29 @@ def test_a_crop_that_pads_as_much_as_the_image_is_refused(fill: Literal["reflect
         assert "\n" not in str(caught.value)
     for crop in (Crop(pad=9, fill=fill), Crop(pad=0, fill=fill)):
         augment(AugmentConfig(transforms=(crop,))).check((12, 10, 3))
+
+
+@dataclass(frozen=True)
+class InvertedInPlace(Transform):
+    """A plug-in that changes what it is given."""
+
+    def __call__(self, images: Tensor, samples: Samples) -> Tensor:
+        images ^= 255
+        return images
+
+
+@dataclass(frozen=True)
+class InvertedInAnyLayout(InvertedInPlace):
+    planar: ClassVar[bool] = False
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", [InvertedInPlace, InvertedInAnyLayout])
+def test_a_plug_in_may_transform_in_place(kind: type[InvertedInPlace], channels: int) -> None:
+    """The batch is read again: by the next view, by the second pass of a step of sharpness-aware minimisation."""
+    given, ids = images(5)[..., :channels].contiguous(), torch.arange(5)
+    normalize = Normalize(MEAN[:channels], STD[:channels], torch.device("cpu"), channels_last=False)
+    transform = Augment(AugmentConfig(transforms=(kind(name="mine"),)), 0, MEAN[:channels], normalize)
+    stored = given.clone()
+    assert torch.equal(transform.pixels(given, ids, 0), 255 - stored)
+    assert torch.equal(given, stored)

@@ -164,3 +164,34 @@ class Returns(Mixing):
 def test_a_plug_in_that_returns_no_images_and_shares_is_refused(packed: Manifest, what: str, says: str) -> None:
     with pytest.raises(UserError, match=f"^augment.transforms: .*{says}"):
         shown(packed, mixer(Returns(name="mine", what=what)))
+
+
+@dataclass(frozen=True)
+class Blended(Mixing):
+    """Blends half of each image with its partner."""
+
+    def __call__(self, images: Tensor, partners: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+        share = 0.5 + samples.uniform("share") / 2
+        return images * share[:, None, None, None] + partners * (1 - share)[:, None, None, None], share
+
+
+@dataclass(frozen=True)
+class BlendedInPlace(Mixing):
+    """As above, in the memory of the images, and spoils that of their partners."""
+
+    def __call__(self, images: Tensor, partners: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+        share = 0.5 + samples.uniform("share") / 2
+        images *= share[:, None, None, None]
+        images += partners * (1 - share)[:, None, None, None]
+        partners.zero_()
+        return images, share
+
+
+@pytest.mark.parametrize("p", [0.3, 1.0])
+def test_a_plug_in_may_mix_in_place(packed: Manifest, p: float) -> None:
+    """The images that are not chosen, and those that are partners, stay as they were."""
+    mixes = [mixer(kind(name="mine", p=p), MixUp(p=1 - p)) for kind in (Blended, BlendedInPlace)]
+    expected, found = (shown(packed, mix) for mix in mixes)
+    for sample, (image, target) in expected.items():
+        assert torch.equal(image, found[sample][0])
+        assert torch.equal(target, found[sample][1])

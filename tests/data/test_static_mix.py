@@ -20,7 +20,7 @@ from cifar_dist.data.batches import Batch
 from cifar_dist.data.mix import Mix
 from cifar_dist.data.normalize import Normalize
 from cifar_dist.data.static_mix import StaticMix, compile_static
-from cifar_dist.data.transforms import Mixing
+from cifar_dist.data.transforms import Mixing, Samples, Transform
 
 CPU = torch.device("cpu")
 SHAPE = (26, 21, 3)
@@ -254,3 +254,35 @@ def test_compiled_for_a_gpu_it_shows_the_pixels_of_a_cpu(number: int) -> None:
         for expected, found in zip(on_cpu(batch, epoch), fixed(there, epoch), strict=True):
             assert torch.equal(expected, found.cpu()), (config.transforms, epoch)
     assert fixed._compiled is not None, config.transforms
+
+
+@dataclasses.dataclass(frozen=True)
+class InvertedInPlace(Transform):
+    """A plug-in that changes what it is given."""
+
+    def __call__(self, images: Tensor, samples: Samples) -> Tensor:
+        images ^= 255
+        return images
+
+
+@dataclasses.dataclass(frozen=True)
+class BlendedInPlace(Mixing):
+    """Likewise, one that mixes."""
+
+    def __call__(self, images: Tensor, partners: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+        images += partners
+        return images.mul_(0.5), torch.full_like(samples.uniform("share"), 0.5)
+
+
+def test_a_plug_in_that_works_in_place_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda traced, **options: traced)
+    mix = mix_of(AugmentConfig(transforms=(InvertedInPlace(name="mine"), BlendedInPlace(name="yours", p=0.5))))
+    batch = batch_of(20, mixes=True)
+    stored = batch.images.clone()
+    fixed = static(mix, 21)
+    fixed.warm_up()
+    assert not fixed.failure
+    for epoch in (0, 3):
+        for expected, found in zip(mix(batch, epoch), fixed(batch, epoch), strict=True):
+            assert torch.equal(expected, found)
+    assert torch.equal(batch.images, stored)

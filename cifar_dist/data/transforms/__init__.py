@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cifar_dist.data.operations.policies import Round
     from cifar_dist.data.operations.rearrange import Sources
 
-__all__ = ["Mixing", "Policy", "Rearrangement", "Samples", "Transform", "occurrences"]
+__all__ = ["Mixing", "Policy", "Rearrangement", "Samples", "Transform", "is_plug_in", "occurrences"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,11 @@ def occurrences(transforms: Sequence[TransformConfig]) -> Iterator[tuple[Transfo
     for transform in transforms:
         yield transform, seen[type(transform)]
         seen[type(transform)] += 1
+
+
+def is_plug_in(transform: TransformConfig) -> bool:
+    """Whether a transform is not one of this package: it may change in place what it is given."""
+    return not type(transform).__module__.startswith(f"{__name__}.")
 
 
 class Rearrangement(Transform):
