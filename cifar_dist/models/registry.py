@@ -89,10 +89,32 @@ def build(name: str, *, classes: int, channels: int = 3, options: Mapping[str, O
             raise UserError(f"model.name: {name} cannot be built: {in_plugin}") from None
         # Of a network of this package: options that are valid individually but not together.
         raise UserError(f"model.options of {name}: {error}") from None
-    if not (isinstance(built, nn.Module) and any(True for _ in built.parameters())):
-        what = "a network without parameters" if isinstance(built, nn.Module) else f"{type(built).__name__}"
+    if not isinstance(built, nn.Module) or not any(parameter.requires_grad for parameter in built.parameters()):
+        what = type(built).__name__
+        if isinstance(built, nn.Module):
+            has_any = any(True for _ in built.parameters())
+            what = f"a network {'whose parameters all have requires_grad False' if has_any else 'without parameters'}"
         raise UserError(f"model.name: {name} returned {what}; return a torch.nn.Module that can learn")
+    _require_tensors(built, name)
     return built
+
+
+def _require_tensors(model: nn.Module, name: str) -> None:
+    """Refuse a network with anything else than tensors in its state, before a checkpoint of it cannot be saved.
+
+    Raises:
+        UserError: the message has the first key.
+    """
+    from torch import Tensor
+
+    for key, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            is_extra = key.endswith("_extra_state")  # torch's name for it
+            way = "return a tensor from get_extra_state" if is_extra else "register a buffer instead"
+            raise UserError(
+                f"model.name: {name} has {key} in its state_dict, of the type {type(value).__name__}, and a checkpoint "
+                f"holds tensors; {way}"
+            )
 
 
 def builder_of(name: str) -> Callable[..., object]:
@@ -117,13 +139,16 @@ def _plugin(name: str) -> Callable[..., object]:
         found = plugins.load(name)
     except ValueError as error:
         raise UserError(f"model.{error}") from None
-    if callable(found):
+    from torch import nn
+
+    is_network = isinstance(found, nn.Module)
+    if callable(found) and not is_network:
         with contextlib.suppress(TypeError, ValueError):
             inspect.signature(found).bind(10, 3)
             return found
     attribute = name.rpartition(":")[2]
     raise UserError(
-        f"model.name {name!r}: {attribute} does not build a network; "
+        f"model.name {name!r}: {attribute} {'is' if is_network else 'does not build'} a network; "
         f"write it as {attribute}(classes, channels, *, option=default, ...)"
     )
 

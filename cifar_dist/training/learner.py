@@ -35,6 +35,7 @@ from cifar_dist.optim.sam import ascended
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.training.measurements import StepMeasurements
 from cifar_dist.training.phases import PhaseClock
+from cifar_dist.training.requirements import require_gradient
 from cifar_dist.training.setup import TrainingSetup
 
 # A number that no resume changes, because the statistics of a batch depend on its size.
@@ -189,6 +190,8 @@ class Learner:
                     logits = self.model(images, compiled=is_usual).float()
                     losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
                     loss = (losses * batch.weight).sum() / samples
+                if self._is_first_step:
+                    require_gradient(self._config, loss)
                 with during("backward"):
                     self.model.backward(loss)
                 if self._is_first_step:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cifar_dist.config import Config, RunningAverageConfig, StagedOptimConfig, plugins
 from cifar_dist.data.augment import Augment
@@ -19,6 +19,7 @@ from cifar_dist.models import transfer
 from cifar_dist.optim.averaging import average_weight, has_batch_statistics
 from cifar_dist.optim.learning_rate import learning_rate
 from cifar_dist.optim.optimizers import build_optimizer
+from cifar_dist.training.device_speed import blueprint_of
 
 
 def check_before_start(config: Config, manifest: Manifest, network: nn.Module) -> None:
@@ -56,6 +57,7 @@ def check_settings(config: Config, manifest: Manifest, module: nn.Module, steps_
     check_limits(config, manifest, steps_per_epoch)
     check_rates(config, steps_per_epoch)
     check_average(config, module, steps_per_epoch)
+    check_learns(config, module, manifest.shape)
     check_stages(config, len(transfer.stages(module)))
     if config.train.sync_batchnorm:
         check_batch_norms(module, config.model.name)
@@ -181,6 +183,47 @@ def check_rates(config: Config, steps_per_epoch: int) -> None:
         length = {"steps_per_epoch": steps_per_epoch, "epochs": config.train.epochs}
         for step in range(config.train.last_step(steps_per_epoch)):
             learning_rate(config.schedule, config.optim.lr, step, **length)
+
+
+def check_learns(config: Config, module: nn.Module, shape: tuple[int, int, int]) -> None:
+    """Refuse a network whose loss would have no gradient, as far as the shapes of a training pass show it.
+
+    Args:
+        config: the run.
+        module: the bare network, frozen as the run freezes it; it is not changed.
+        shape: (height, width, channels) of an image.
+
+    Raises:
+        UserError: with what to change.
+    """
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise UserError(
+            f"model.freeze freezes {config.model.name} entirely: its last layer has requires_grad False itself; "
+            "use --model.freeze false"
+        )
+    if not plugins.is_spec(config.model.name):
+        return
+    height, width, channels = shape
+    try:
+        with torch.random.fork_rng(devices=[]):
+            logits = blueprint_of(module).train()(torch.empty(2, channels, height, width, device="meta"))
+    except Exception:  # whatever the code of a network raises where it finds no values
+        return
+    require_gradient(config, logits)
+
+
+def require_gradient(config: Config, computed: Tensor) -> None:
+    """Refuse what a network has ``computed`` in training, logits or their loss, if no parameter has a gradient of it.
+
+    Raises:
+        UserError: with what to change.
+    """
+    if not computed.requires_grad:
+        freeze = ", or use --model.freeze false" if config.model.freeze else ""
+        raise UserError(
+            f"model.name: no parameter of {config.model.name} can learn: its logits have no gradient, as under "
+            f"torch.no_grad() or after .detach(); remove that from its forward{freeze}"
+        )
 
 
 def check_stages(config: Config, count: int) -> None:

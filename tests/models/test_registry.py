@@ -209,6 +209,13 @@ narrow = partial(partial(Net, width=4), untyped=2)
 family = Family()
 part_of_family = partial(family, width=3)
 
+class Extra(Net):
+    def get_extra_state(self):
+        return {"calls": 1}
+
+def frozen(classes: int, channels: int): return Net(classes, channels).requires_grad_(False)
+instance = Net(4, 3)
+
 def odd(classes: int) -> nn.Module: ...
 def nothing(classes: int, channels: int): net(classes, channels)
 def empty(classes: int, channels: int): return nn.Flatten()
@@ -260,6 +267,14 @@ def test_a_network_that_a_partial_function_or_an_object_builds(outside: str, att
         ("constant", {}, "constant does not build a network"),
         ("nothing", {}, "nothing returned NoneType; return a torch.nn.Module that can learn"),
         ("empty", {}, "empty returned a network without parameters; return a torch.nn.Module"),
+        ("frozen", {}, "frozen returned a network whose parameters all have requires_grad False; return a torch.nn"),
+        ("instance", {}, "instance is a network; write it as instance(classes, channels, *, option=default, ...)"),
+        (
+            "Extra",
+            {},
+            "Extra has _extra_state in its state_dict, of the type dict, and a checkpoint holds tensors; return a "
+            "tensor from get_extra_state",
+        ),
         ("unreadable", {"width": 3}, "cannot be read: name 'Missing' is not defined"),
         ("misspelt", {"width": 3}, "cannot be read: module 'torch.nn' has no attribute 'Sized'"),
         ("unlisted", {"dtype": "float64"}, "unlisted has a type that a recipe cannot contain; remove it, or set"),

@@ -105,7 +105,8 @@ def test_a_network_that_draws_from_python_and_numpy_repeats(digits: Path, tmp_pa
     whole, again, rest = drawn
     assert whole == again
     assert rest[-PER_EPOCH * ACCUMULATE :] == whole[-PER_EPOCH * ACCUMULATE :]
-    assert len(set(whole)) == len(whole) == 2 + EPOCHS * PER_EPOCH * ACCUMULATE
+    tried = 2  # on an image, and for its gradients
+    assert len(set(whole)) == len(whole) == 1 + tried + EPOCHS * PER_EPOCH * ACCUMULATE
 
 
 GROWING = """
@@ -178,6 +179,31 @@ def test_a_step_of_sam_applies_the_gradient_from_uphill(digits: Path) -> None:
     for name, value in gradient({}, 0.05).items():
         torch.testing.assert_close(value, uphill[name], rtol=1e-3, atol=1e-5)
         assert not torch.allclose(value, there[name], rtol=1e-3, atol=1e-5)
+
+
+DETACHED = """
+from torch import nn
+
+
+class Detached(nn.Linear):
+    def __init__(self, classes: int, channels: int) -> None:
+        super().__init__(channels, classes)
+
+    def forward(self, images):
+        means = images.mean((2, 3))
+        return super().forward(means - means.mean().item()).detach()
+"""
+
+
+def test_a_network_that_reads_numbers_and_cannot_learn_is_refused_in_its_first_step(
+    digits: Path, tmp_path: Path
+) -> None:
+    """Shapes alone do not show it."""
+    (tmp_path / "detached.py").write_text(DETACHED)
+    network = ModelConfig(f"{tmp_path}/detached.py:Detached")
+    refused = pytest.raises(UserError, match=r"no parameter of .*:Detached can learn: its logits have no gradient")
+    with learner_of(digits, network, NoAverageConfig()) as learner, refused:
+        train(learner, 0, 1)
 
 
 def test_weights_from_images_are_those_of_the_images_that_the_network_receives(digits: Path) -> None:

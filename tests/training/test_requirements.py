@@ -91,6 +91,64 @@ def test_a_network_without_layers_of_torch_is_one_stage_of_which_nothing_can_be_
             check_stages(config, 2)
 
 
+UNLEARNING = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, classes, channels):
+        super().__init__()
+        self.backbone, self.head = nn.Linear(channels, classes), nn.Linear(classes, classes)
+
+    def forward(self, images):
+        return self.head(self.backbone(images.mean((2, 3))))
+
+
+class NoGrad(Net):
+    @torch.no_grad()
+    def forward(self, images):
+        return super().forward(images)
+
+
+class Detached(Net):
+    def forward(self, images):
+        return super().forward(images).detach()
+
+
+class Unused(Net):
+    def forward(self, images):
+        return self.backbone(images.mean((2, 3)))
+
+
+class Frozen(Net):
+    def __init__(self, classes, channels):
+        super().__init__(classes, channels)
+        self.head.requires_grad_(False)
+
+
+class OnlyEvaluated(Net):
+    def forward(self, images):
+        with torch.set_grad_enabled(self.training):
+            return super().forward(images)
+"""
+
+
+def test_a_network_that_cannot_learn_is_refused_before_a_step(tmp_path: Path) -> None:
+    data = small_packed(tmp_path, "npy").root
+    (tmp_path / "own.py").write_text(UNLEARNING)
+    for name, freeze, says in (
+        ("NoGrad", False, "its logits have no gradient, as under torch.no_grad() or after .detach(); remove that from"),
+        ("Detached", False, "its logits have no gradient, "),
+        ("Unused", True, "its logits have no gradient, .*, or use --model.freeze false$"),
+        ("Frozen", True, "its last layer has requires_grad False itself; use --model.freeze false$"),
+    ):
+        with pytest.raises(UserError, match=says.replace("()", r"\(\)")):
+            set_up(data, ModelConfig(f"{tmp_path}/own.py:{name}", freeze=freeze), 4, 1)
+    for name in ("Unused", "Frozen", "OnlyEvaluated"):
+        set_up(data, ModelConfig(f"{tmp_path}/own.py:{name}"), 4, 1)
+
+
 def test_a_decay_over_the_stages_of_a_backbone_that_is_one_is_refused() -> None:
     """Its rate would be optim.lr * optim.backbone_lr, whatever the decay."""
     stages = len(transfer.stages(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))))
