@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Collection
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 from cifar_dist.errors import first_line
 from cifar_dist.files.reading import load_safetensors
 from cifar_dist.formatting import list_some
+from cifar_dist.models.pickle_outline import expression_of_weights
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
 _STATE_DICTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
 """Keys under which training checkpoints keep the weights; the first that is found is used."""
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
 """Prefixes that DataParallel and DDP, torch.compile, and modules that hold the network add to its keys."""
+_NOT_WEIGHTS = "it is not a file of weights"
 _AVERAGE_COUNT = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
 
 
@@ -36,19 +39,19 @@ def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
     """
     try:
         if path.suffix == ".safetensors":
+            with path.open("rb") as file:
+                _refuse_stand_in(file.read(100))
             weights = require_state_dict(load_safetensors(path))
         else:
             # weights_only: an unpickler that builds tensors and containers and calls nothing else.
             weights = _find_state_dict(_load_checked(path))
     except ValueError as error:
         raise ValueError(first_line(error)) from None
-    except pickle.UnpicklingError:  # its text advises to execute the file
-        raise ValueError(
-            "it holds no weights, or more than weights; save them with torch.save(net.state_dict(), FILE)"
-        ) from None
+    except pickle.UnpicklingError as error:  # its text advises to execute the file
+        raise ValueError(_describe_refused(path, str(error))) from None
     except Exception as error:  # a corrupt or hostile file can raise almost anything
         reason = first_line(error)
-        said = reason if " " in reason else f"it is not a file of weights ({type(error).__name__})"
+        said = reason if " " in reason else f"{_NOT_WEIGHTS} ({type(error).__name__})"
         raise ValueError(said) from None
     return _without_wrapper(weights, model.state_dict())
 
@@ -60,8 +63,10 @@ def _load_checked(path: Path) -> object:
         ValueError: it is damaged, or a file of another kind.
     """
     with path.open("rb") as file:
-        if file.read(9)[8:] == b"{":  # the length of a JSON header, and the header
-            raise ValueError("it is a safetensors file; give it the suffix .safetensors")
+        begin = file.read(100)
+    if begin[8:9] == b"{":  # the length of a JSON header, and the header
+        raise ValueError("it is a safetensors file; give it the suffix .safetensors")
+    _refuse_stand_in(begin)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -75,6 +80,27 @@ def _load_checked(path: Path) -> object:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Validating sparse tensor")  # they are refused afterwards
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _refuse_stand_in(begin: bytes) -> None:
+    """Raise ValueError for what is often downloaded instead of a file, by its first bytes."""
+    if begin.startswith(b"version https://git-lfs"):
+        raise ValueError("it is a pointer of Git LFS and not the file itself; run git lfs pull in its repository")
+    if begin.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ValueError("it is a web page and not the file itself; download it again, from the link to the raw file")
+
+
+def _describe_refused(path: Path, error: str) -> str:
+    """Say what torch refused to read in a file, and how its owner saves the weights alone."""
+    named = re.search(r"GLOBAL ([\w.]+)", error)
+    if named is None:
+        return "it is not a file of torch.save; save one with torch.save(net.state_dict(), FILE)"
+    refused = f"it holds more than weights ({named[1]}), and to read that may run code"
+    if expression := expression_of_weights(path, _STATE_DICTS):
+        load = f"torch.load({str(path)!r}, 'cpu', weights_only=False){expression}"
+        classes = " where its classes can be imported" if expression.endswith("()") else ""
+        return f"{refused}; if you trust its source, save them alone{classes}: torch.save({load}, 'weights.pth')"
+    return f"{refused}; save them alone with torch.save(net.state_dict(), FILE)"
 
 
 def _find_state_dict(content: object) -> dict[str, Tensor]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -198,6 +200,46 @@ def test_weights_that_are_sparse_complex_or_without_values_are_refused(tmp_path:
             load_pretrained(model, path, "tiny-resnet")
         assert f"cannot read weights from {path}: head.0.weight {says}" in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_with_more_than_weights_says_how_to_save_them_alone(tmp_path: Path, zipped: bool) -> None:
+    """As timm's own training writes it, with the arguments of its command; the message's code works."""
+    source, model, path = tiny(), tiny(), tmp_path / "their file.pth"
+    weights, random = source.state_dict(), np.random.get_state()
+    for content, names, expression in (
+        ({"epoch": 3, "args": argparse.Namespace(model="x"), "state_dict": weights}, "argparse.Namespace", "dict']"),
+        ({"net": weights, "args": {"out": Path("x")}}, "pathlib", "['net']"),
+        ({"model": weights, "best": np.float64(0.9), "rng": random}, "numpy", "['model']"),
+        ({"G_ema": weights, "args": argparse.Namespace(model="x")}, "argparse.Namespace", "['G_ema']"),
+        ({"epoch": 1, "model": source}, "cifar_dist.models", "['model'].state_dict()"),
+        (source, "cifar_dist.models", ").state_dict()"),
+    ):
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(UserError) as caught:
+            load_pretrained(model, path, "tiny-resnet")
+        said, _, command = str(caught.value).partition("save them alone")
+        assert f"cannot read weights from {path}: it holds more than weights ({names}" in said
+        code = command.partition(": ")[2].replace("'weights.pth'", repr(str(tmp_path / "weights.pth")))
+        assert f"{expression}, " in code
+        exec(code, {"torch": torch})
+        assert load_pretrained(model, tmp_path / "weights.pth", "tiny-resnet") == []
+        assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "it is a pointer of Git LFS .*git lfs pull"),
+        ("\n<!DOCTYPE html>", "it is a web page and not the file itself; download it again"),
+    ],
+)
+def test_what_stands_in_for_a_file_is_named(tmp_path: Path, content: str, says: str, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_text(content)
+    with pytest.raises(UserError, match=says):
+        load_pretrained(tiny(), path, "tiny-resnet")
 
 
 class Malicious:
