@@ -45,6 +45,7 @@ def read_image_folder(
     changes: Counter[str] = Counter()
     pixels, unusable = _decode_all(path, images, size, changes, skip_unusable=skip_unusable, show=show)
 
+    _refuse_lost_splits(path, layout.splits, unusable)
     label_of = {name: label for label, name in enumerate(classes)}
     splits: dict[str, RawSplit] = {}
     paths: dict[str, tuple[str, ...]] = {}
@@ -60,6 +61,15 @@ def read_image_folder(
     skipped = {images[row]: why for row, why in sorted(unusable.items())}
     notes = [*note_guessed(path, members), *note_hidden(members), *_notes(skipped, changes, len(images))]
     return RawDataset(IMAGE_FOLDER, classes, splits, (*layout.notes, *notes), paths, layout.tables)
+
+
+def _refuse_lost_splits(path: Path, splits: Sequence[str], unusable: Mapping[int, str]) -> None:
+    """Refuse to skip all images of a split, whose ``splits`` are by position, as are those that are ``unusable``."""
+    kept = {split for row, split in enumerate(splits) if row not in unusable}
+    for row, why in sorted(unusable.items()):
+        if splits[row] not in kept:
+            none = f"{path}: none of the {splits.count(splits[row]):,} images of {splits[row]} can be used; the first"
+            raise UserError(f"{none} {why}; create or download them again, or remove that folder")
 
 
 def _decode_all(

@@ -24,7 +24,7 @@ from cifar_dist.data.image_files import (
 )
 from cifar_dist.data.image_tree import ImageTree, refuse_double_splits, refuse_splits_as_classes
 from cifar_dist.data.label_files import label_tables, note_label_files, refuse_labels_in_cls
-from cifar_dist.data.misplaced_images import describe_misplaced, remedy_for_misplaced
+from cifar_dist.data.misplaced_images import describe_misplaced, lost_splits, remedy_for_misplaced
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import counted, it_or_them, list_some
 
@@ -72,9 +72,9 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
     """
     notes: list[str] = []
 
-    def skip(message: str, remedy: str, rest: Sequence[str]) -> None:
-        """Note what is skipped, or refuse it; also where it leaves no image."""
-        if not (skip_unusable and rest):
+    def skip(message: str, remedy: str, *, may: bool = True) -> None:
+        """Note what is skipped, or refuse it; also where it may not be, because a split would lose all its images."""
+        if not (skip_unusable and may):
             raise UserError(f"{path}: {message}; {remedy}")
         notes.append(f"skipped: {message}")
 
@@ -84,7 +84,8 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
     others = sorted(set(files) - set(images) - set(unreadable))
     if unreadable:
         message, remedy = describe_unreadable(unreadable)
-        skip(message, f"{remedy}, or skip with {SKIP_OPTION}", images)
+        may = bool(images) and not ImageTree.of(images).lost_splits(unreadable, images)
+        skip(message, f"{remedy}, or skip with {SKIP_OPTION}" if may else remedy, may=may)
     if not images:
         refuse_archives_in(path, others, lambda archive: f"cifar-dist pack {archive} shards/NAME")
         found = f"contains only {list_some(others)}" if others else "is empty"
@@ -98,11 +99,12 @@ def find_layout(path: Path, names: Sequence[str], *, skip_unusable: bool = False
     placed = [name for name in images if tree.has_place_for(name)]
     if misplaced := sorted(set(images) - set(placed)):
         message = describe_misplaced(tree, misplaced, len(images))
-        skip(message, remedy_for_misplaced(path, tree, placed, misplaced, others), placed)
+        may = bool(placed) and not lost_splits(tree, placed, misplaced)
+        skip(message, remedy_for_misplaced(path, tree, placed, misplaced, others), may=may)
     refuse_splits_as_classes(path, tree, placed)
     if empty := tree.folders_without([*placed, *misplaced], names):
         remedy = f"delete {it_or_them(empty)}, or skip {it_or_them(empty)} with {SKIP_OPTION}"
-        skip(_describe_empty(empty, others), remedy, placed)
+        skip(_describe_empty(empty, others), remedy)
     notes += note_not_images(others)
     notes += note_label_files(placed, others)
     notes += _note_formats(placed)

@@ -78,6 +78,14 @@ class ImageTree:
     def split(self, image: str) -> str:
         return SPLIT_WORDS[self.below_top(image)[0].lower()] if self.with_splits else "train"
 
+    def lost_splits(self, skipped: Iterable[str], kept: Iterable[str]) -> set[str]:
+        """Return the splits that have images among the skipped ones and none among those that are kept."""
+        of_skipped, of_kept = (
+            {self.split(name) for name in names if self._begins_with_split(self.below_top(name))}
+            for names in (skipped, kept)
+        )
+        return of_skipped - of_kept
+
     def stored_class(self, image: str) -> str:
         return self.below_top(image)[-2]
 

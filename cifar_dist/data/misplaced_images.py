@@ -53,9 +53,15 @@ def remedy_for_misplaced(
     return f"move {it_or_them(misplaced)}{' up' * too_deep}{skip}"
 
 
+def lost_splits(tree: ImageTree, placed: Sequence[str], misplaced: Sequence[str]) -> set[str]:
+    """Return the splits that would be empty without the misplaced images, but for test images that wait for predict."""
+    lost = (name for name in misplaced if not (tree.is_flat(name) and tree.split(name) == "test"))
+    return tree.lost_splits(lost, placed)
+
+
 def _way_to_skip(path: Path, tree: ImageTree, placed: Sequence[str], misplaced: Sequence[str]) -> str:
     """Return the end of a remedy: to skip the images if others are to train on, and to predict those of ``test``."""
-    to_train_on = any(tree.split(name) == "train" for name in placed)
+    to_train_on = any(tree.split(name) == "train" for name in placed) and not lost_splits(tree, placed, misplaced)
     skip = f", or skip {it_or_them(misplaced)} with {SKIP_OPTION}" if to_train_on else ""
     flat_test = [name for name in misplaced if tree.is_flat(name) and tree.split(name) == "test"]
     only_test = len(flat_test) == len(misplaced)

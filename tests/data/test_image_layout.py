@@ -213,6 +213,31 @@ def test_nothing_is_skipped_that_leaves_no_training_images() -> None:
     assert message.endswith("'train/b/x/0.png'; move them up")
 
 
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        # As TinyImageNet is distributed.
+        (["train/n0/images/0.png", "train/n1/images/0.png", "val/images/0.png", "test/images/0.png"], "; move them up"),
+        (["train/a/0.png", "train/b/0.png", "val/a/x/0.png"], "'val/a/x/0.png' is not at .*; move it up"),
+        (["train/a/0.tif", "train/b/0.tif", "val/a/0.png"], "in a format that is not read, .*; convert them to PNG"),
+    ],
+)
+def test_no_split_loses_all_its_images(names: list[str], says: str) -> None:
+    """And the message does not say to skip them."""
+    for skip in (False, True):
+        assert re.search(f"{says}$", refusal(*names, skip=skip))
+
+
+def test_no_split_loses_all_its_images_to_damage(tmp_path: Path) -> None:
+    files = build.class_folder({"train/a": 2, "train/b": 2, "val/a": 2})
+    for name in files:
+        if name.startswith("train"):
+            files[name] = b"damaged"
+    source = build.write_folder(tmp_path / "in", files)
+    with pytest.raises(UserError, match=r"none of the 4 images of train can be used; the first .*; create or download"):
+        pack(source, tmp_path / "out", skip_unusable=True, show=False)
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_a_split_without_a_class_of_train_is_refused_with_what_may_say_which(tmp_path: Path, split: str) -> None:
     """As TinyImageNet is distributed."""
