@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from cifar_dist.errors import first_line
 from cifar_dist.files.reading import load_safetensors
 from cifar_dist.formatting import list_some
-from cifar_dist.models.pickle_outline import expression_of_weights
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
 _STATE_DICTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
@@ -91,16 +90,15 @@ def _refuse_stand_in(begin: bytes) -> None:
 
 
 def _describe_refused(path: Path, error: str) -> str:
-    """Say what torch refused to read in a file, and how its owner saves the weights alone."""
+    """Say what torch refused to read in a file, and how one who trusts it saves the weights alone."""
     named = re.search(r"GLOBAL ([\w.]+)", error)
     if named is None:
         return "it is not a file of torch.save; save one with torch.save(net.state_dict(), FILE)"
-    refused = f"it holds more than weights ({named[1]}), and to read that may run code"
-    if expression := expression_of_weights(path, _STATE_DICTS):
-        load = f"torch.load({str(path)!r}, 'cpu', weights_only=False){expression}"
-        classes = " where its classes can be imported" if expression.endswith("()") else ""
-        return f"{refused}; if you trust its source, save them alone{classes}: torch.save({load}, 'weights.pth')"
-    return f"{refused}; save them alone with torch.save(net.state_dict(), FILE)"
+    weights = f"torch.load({str(path)!r}, 'cpu', weights_only=False)['state_dict']"
+    return (
+        f"it holds more than weights ({named[1]}), and to read that may run code; if you trust its source, save what "
+        f"it has under 'state_dict' or another key alone: torch.save({weights}, 'weights.pth')"
+    )
 
 
 def _find_state_dict(content: object) -> dict[str, Tensor]:

@@ -164,7 +164,7 @@ def test_an_engine_of_a_plug_in_that_returns_no_model_is_refused(tmp_path: Path)
     code = tmp_path / "mine.py"
     code.write_text(ENGINE)
     module = network()
-    config = recipe.load("demo", ["--train.engine", f"{code}:Mine"])
+    config = recipe.load("demo", ["--train.engine", f"{code}:Mine", "--train.precision", "no"])
     says = r"wrap of Mine returned NoneType; return what build_model does"
     with starting.start_engine(config) as engine, pytest.raises(UserError, match=says):
         engine.prepare(module, optimizer("sgd", module))

@@ -143,14 +143,14 @@ def test_the_best_weights_of_all_runs_are_ranked_in_one_folder(runs: Path, capsy
     assert "weights of 3 runs: best-models" in capsys.readouterr().out
     with Path("best-models/models.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["run"] for row in rows] == ["runs/without-val", "runs/a", "runs/sweep/a"]
+    assert [row["run"] for row in rows] == ["runs/a", "runs/sweep/a", "runs/without-val"]
     assert [row["file"] for row in rows] == [
-        "without-val_val_acc_unknown_final.safetensors",
         "a_val_acc_0.5000_step-00000003.safetensors",
-        "3_a_val_acc_0.5000_step-00000003.safetensors",
+        "2_a_val_acc_0.5000_step-00000003.safetensors",
+        "without-val_val_acc_unknown_final.safetensors",
     ]
-    assert [row["test_accuracy"] for row in rows] == ["0.6", "", ""], "0.9 is that of the final weights of a"
-    weights = load_file(Path("best-models") / rows[1]["file"])
+    assert [row["test_accuracy"] for row in rows] == ["", "", "0.6"], "0.9 is that of the final weights of a"
+    weights = load_file(Path("best-models") / rows[0]["file"])
     assert torch.equal(weights["conv.weight"], averaged(3).weights["conv.weight"])
     (final,) = Path("runs/a/evaluations").glob("*/summary.json")
     summary = json.loads(final.read_text())
@@ -167,6 +167,6 @@ def test_the_best_weights_of_all_runs_are_ranked_in_one_folder(runs: Path, capsy
     (a,) = best_models([describe(RunFolder(Path("runs/a")))], print)
     assert a.test == 0.9, "the final weights are those of this step"
     assert cli.run(["runs", "best", "--top", "1"]) == 0, "the folder is written anew"
-    assert len(list(Path("best-models").iterdir())) == 2
+    assert len(list(Path("best-models").iterdir())) == 3, "one with a validation accuracy, one without, and the table"
     with pytest.raises(UserError, match=r"runs exists and has no models\.csv; use another --out"):
         cli.run(["runs", "best", "--out", "runs"])

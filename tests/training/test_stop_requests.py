@@ -34,8 +34,7 @@ def test_a_stop_file_and_a_time_limit_stop_a_run_and_say_so(place: Place, tmp_pa
     words = ["resume", str(run), "--train.epochs", "4", "--train.max_steps", "0"]
     file = RunFolder(run).stop_file
     file.touch()
-    os.utime(file, (time.time() + 1e6,) * 2)  # later than the start of the process that reads it
-    stopped = place.run(*words)
+    stopped = place.run(*words, env={"SLURM_RESTART_COUNT": "1"})  # requested while the job waited in the queue
     assert stopped.code == 75, stopped.said
     assert f": the STOP file\nresume with:\n  cifar-dist resume {run}\n" in stopped.said
     os.utime(file, (0, 0))

@@ -375,7 +375,7 @@ def test_a_checkpoint_s_name_is_not_a_file_of_the_working_directory(
     [
         ("nowhere.pth", "nowhere.pth does not exist"),
         ("no/such/checkpoint", "no/such/checkpoint does not exist"),
-        ("README.md", "README.md cannot be read: it holds no weights, or more than weights; save them with"),
+        ("README.md", "README.md cannot be read: it is not a file of torch.save; save one with"),
         (
             "RUN/final",
             "RUN/final: it has no COMPLETE.json, so it was never finished; its weights are RUN/final/model.saf",
