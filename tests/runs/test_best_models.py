@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from support import small_checkpoint
 from support.run_folders import cells, write_run
 from support.without_rights import public_folder, without_rights
@@ -20,6 +23,49 @@ from cifar_dist.runs.best_models import best_models, collect
 from cifar_dist.runs.listing import describe, find_runs
 
 CONFIG = Config(model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
+
+
+def test_the_best_weights_of_all_runs_are_ranked_in_one_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, val, test in (
+        ("a", 0.4, 0.9),
+        ("sweep/a", 0.7, None),
+        ("without-val", None, 0.6),
+        ("nothing", 0.9, None),
+    ):
+        write_run(here / "runs" / name, CONFIG, val=val, test=test)
+        if name.endswith("a"):
+            small_checkpoint.save(here / "runs" / name / "checkpoints", 3, best=True)  # of validation accuracy 0.5
+    assert cli.run(["runs", "best"]) == 0
+    assert "weights of 3 runs: best-models" in capsys.readouterr().out
+    with Path("best-models/models.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == ["runs/a", "runs/sweep/a", "runs/without-val"]
+    assert [row["file"] for row in rows] == [
+        "a_val_acc_0.5000_step-00000003.safetensors",
+        "2_a_val_acc_0.5000_step-00000003.safetensors",
+        "without-val_val_acc_unknown_final.safetensors",
+    ]
+    assert [row["test_accuracy"] for row in rows] == ["", "", "0.6"], "0.9 is that of the final weights of a"
+    weights = load_file(Path("best-models") / rows[0]["file"])
+    assert torch.equal(weights["conv.weight"], small_checkpoint.averaged(3).weights["conv.weight"])
+    (final,) = Path("runs/a/evaluations").glob("*/summary.json")
+    summary = json.loads(final.read_text())
+    for name, about in (
+        ("a_val_acc_0_20261128-100000_model_b", {"checkpoint": "step-00000003", "accuracy": 0.8}),
+        ("a_val_acc_0_20261128-080000_model_d", {"checkpoint": "step-00000003", "accuracy": 0.6, "tta": "16"}),
+        ("a_val_acc_0_20261128-090000_model_c", {"checkpoint": "step-00000003", "accuracy": 0.7, "split": "val"}),
+    ):
+        (final.parent.parent / name).mkdir()
+        (final.parent.parent / name / "summary.json").write_text(json.dumps({**summary, **about}))
+    (a,) = best_models([describe(RunFolder(Path("runs/a")))], print)
+    assert a.test == 0.8
+    final.write_text(json.dumps({**summary, "step": 3}))
+    (a,) = best_models([describe(RunFolder(Path("runs/a")))], print)
+    assert a.test == 0.9, "the final weights are those of this step"
+    assert cli.run(["runs", "best", "--top", "1"]) == 0, "the folder is written anew"
+    assert len(list(Path("best-models").iterdir())) == 3, "one with a validation accuracy, one without, and the table"
+    with pytest.raises(UserError, match=r"runs exists and has no models\.csv; use another --out"):
+        cli.run(["runs", "best", "--out", "runs"])
 
 
 def test_the_best_models_of_an_earlier_version_are_replaced(here: Path) -> None:
