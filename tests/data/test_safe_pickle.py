@@ -93,7 +93,7 @@ s."""
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (gzip.compress(b"x"), "some.pkl is not a pickle but compressed with gzip; decompress it with gzip -d"),
+        (gzip.compress(b"x", mtime=0), "some.pkl is not a pickle but compressed with gzip; decompress it with gzip -d"),
         (b"PK\x03\x04...", "a zip archive; name it .npz if numpy.savez wrote it, or else save its arrays as .npz"),
         (b"\x93NUMPY\x01\x00", "one array as .npy; save it as data of an .npz: numpy.savez('NEW.npz', data=array)"),
         (b"hello world", "is not an intact pickle (it recalls object 101, which it has not stored); download"),
