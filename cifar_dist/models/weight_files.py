@@ -21,7 +21,6 @@ _STATE_DICTS = ("state_dict", "model_state_dict", "model", "net", "network", "mo
 """Keys under which training checkpoints keep the weights; the first that is found is used."""
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
 """Prefixes that DataParallel and DDP, torch.compile, and modules that hold the network add to its keys."""
-_NOT_WEIGHTS = "it is not a file of weights"
 _AVERAGE_COUNT = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
 
 
@@ -50,7 +49,7 @@ def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
         raise ValueError(_describe_refused(path, str(error))) from None
     except Exception as error:  # a corrupt or hostile file can raise almost anything
         reason = first_line(error)
-        said = reason if " " in reason else f"{_NOT_WEIGHTS} ({type(error).__name__})"
+        said = reason if " " in reason else f"it is not a file of weights ({type(error).__name__})"
         raise ValueError(said) from None
     return _without_wrapper(weights, model.state_dict())
 

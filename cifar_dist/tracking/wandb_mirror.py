@@ -170,7 +170,7 @@ class WandbMirror:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _note_refusal(self, run: _Run) -> None:
-        """Announce, once, that the server has refused rows; W&B goes on to write them to its folder."""
+        """Announce once that the server refuses rows; W&B still writes them to the folder of the run."""
         log = Path(run.dir).parent / "logs" / "debug-internal.log"
         try:
             with log.open("rb") as file:
