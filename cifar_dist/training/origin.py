@@ -48,14 +48,13 @@ class Origin:
     def state_in(self, setup: TrainingSetup) -> TrainState:
         """Return the state that a branch has here, without evaluations that do not count in it.
 
-        Those on other images do not, nor does one that was made here only because the origin ended here.
+        Those on other images do not, nor does one that was made here only because the origin ended here. Its best
+        accuracy counts if :meth:`best_in` finds the checkpoint of it.
         """
         state = self.state
         if self._is_evaluated_as_an_end(setup):
             state = without_last_evaluation(self.folder, state, setup)
-        if not self.counts_evaluations(setup):
-            return replace(state, val_accuracy=None, best_val_accuracy=None, is_best=False)
-        return state
+        return state if self.counts_evaluations(setup) else replace(state, val_accuracy=None)
 
     def best_in(self, setup: TrainingSetup) -> Path | None:
         """Return the best checkpoint so far in a branch; None if its evaluation does not count there, or it is lost."""
@@ -200,7 +199,7 @@ def _check_not_complete(origin: Origin, setup: TrainingSetup) -> None:
             f"with an earlier step: {', '.join(origin.earlier_steps(setup.last_step)) or 'none is kept'}"
         )
     found = metrics.evaluations(origin.folder.metrics)
-    counting = [one for one in found if one.step <= state.step and one.epoch < epochs_counted(state)]
+    counting = [one for one in found if one.epoch < epochs_counted(state)]
     stopping = EarlyStopping(setup.config.train, counting)
     if stopping.is_exhausted():
         raise UserError(

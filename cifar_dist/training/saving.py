@@ -21,6 +21,8 @@ from cifar_dist.errors import StorageError, in_one_line
 from cifar_dist.tracking.tracker import AnyTracker
 from cifar_dist.training.checkpoint_writers import CheckpointWriter, GatheringWriter, Written
 
+ONCE_MORE = "one more attempt follows"
+
 
 class CheckpointSaver:
     """Saves the checkpoints of a run. Every method but :meth:`is_due` and :meth:`close` is collective.
@@ -81,7 +83,7 @@ class CheckpointSaver:
         Raises:
             StorageError: as :meth:`wait`.
         """
-        self.wait(state.step, again=must)
+        self.wait(state.step, then=ONCE_MORE if must else "")
         if replace(state, is_best=self._saved.is_best) == self._saved and self._saved.step > 0:
             return  # it may be the best, which a second save would not know
         contents = tensors(self._writer.deal())
@@ -103,7 +105,7 @@ class CheckpointSaver:
         if before is not None and not before.wait().item():
             self.wait(step)
 
-    def wait(self, step: int, *, must: bool = False, again: bool = False) -> None:
+    def wait(self, step: int, *, must: bool = False, then: str = "") -> None:
         """Wait until the write under way has ended, if there is one.
 
         If it failed, the run continues as ``checkpoint.on_error`` says, and saves again later.
@@ -111,7 +113,7 @@ class CheckpointSaver:
         Args:
             step: optimizer steps done by now.
             must: whether there is no later attempt.
-            again: whether an attempt follows at once.
+            then: what happens after a failure; by default, training continues.
 
         Raises:
             StorageError: it failed, and must not or ``checkpoint.on_error`` says stop.
@@ -126,7 +128,7 @@ class CheckpointSaver:
                 raise
             self._retry_at = max(state.step + self._wait, step + 1)
             self._wait = min(2 * self._wait, self._longest_wait)
-            then = "one more attempt follows" if again or step >= self._last_step else self._later()
+            then = then or (ONCE_MORE if step >= self._last_step else self._later())
             self._tracker.warn(f"the checkpoint of step {state.step:,} could not be saved: {error}; {then}")
             return
         self._saved, self._retry_at, self._wait = state, None, self._first_wait

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -51,7 +50,7 @@ from cifar_dist.training.notes import evaluation_note, notes_at_start
 from cifar_dist.training.profiling import StepProfiler
 from cifar_dist.training.requirements import check_evaluations
 from cifar_dist.training.run_facts import facts_of
-from cifar_dist.training.saving import CheckpointSaver
+from cifar_dist.training.saving import ONCE_MORE, CheckpointSaver
 from cifar_dist.training.setup import build_setup
 from cifar_dist.training.threads import settle_threads
 from cifar_dist.training.usage_meter import UsageMeter
@@ -308,7 +307,7 @@ class Trainer:
 
     def save(self, best: bool = False, *, must: bool = False) -> None:
         """Save a checkpoint of this step, see :meth:`CheckpointSaver.save`."""
-        self._wait_for_save(again=must)
+        self._wait_for_save(then=ONCE_MORE if must else "")
         self._follow_folder()
         self._require_finite(self.learner.holds_finite_weights(), "the norm of a weight")
         self._require_finite(not self.learner.model.always_overflows(), "every gradient in fp16")
@@ -339,11 +338,11 @@ class Trainer:
         if note := self.ranks.run_on_main(self.folder.follow):
             self.tracker.warn(note)
 
-    def _wait_for_save(self, *, again: bool = False) -> None:
-        """Wait for the checkpoint that is being written, as long as it may take; ``again``: another follows at once."""
+    def _wait_for_save(self, *, then: str = "") -> None:
+        """Wait for the checkpoint that is being written, as long as it may take; ``then`` as in its ``wait``."""
         self.watchdog.be_patient()
         with self.learner.clock.during("checkpoint"):
-            self.saver.wait(self.step, again=again)
+            self.saver.wait(self.step, then=then)
 
     def _require_finite(self, is_finite: bool, what: str) -> None:
         """Fail if the last update spoiled the weights, or if no update changes them any more. Collective.
@@ -356,8 +355,10 @@ class Trainer:
 
     def _diverged(self, what: str) -> TrainingFailedError:
         """Describe a training that has diverged. Collective."""
-        with suppress(StorageError):
-            self._wait_for_save()  # what is written is the newest checkpoint, which the error names
+        try:  # what is being written is the newest checkpoint, which the error names
+            self._wait_for_save(then="training ends here")
+        except StorageError as error:
+            self.tracker.warn(f"the newest checkpoint could not be saved: {error}")
         return divergence_error(what, self.config, self.folder, autocast=self.engine.precision.autocast is not None)
 
     @property

@@ -34,6 +34,20 @@ def test_the_samples_of_a_loss_that_is_not_finite_are_named_before_anything_else
     assert note.startswith(f"the loss is not finite at step {step} for ")
 
 
+@pytest.mark.parametrize("on_error", ["warn", "stop"])
+def test_a_checkpoint_that_cannot_be_saved_meanwhile_is_reported(place: Place, tmp_path: Path, on_error: str) -> None:
+    run = place.runs / f"diverged-on-a-full-disk-{on_error}"
+    checkpoints = str(run / "checkpoints")
+    block = f"import shutil; shutil.rmtree({checkpoints!r}); open({checkpoints!r}, 'w').close()"
+    diverge = "type(self).forward = lambda self, images: nn.Linear.forward(self, images.flatten(1)) * float('nan')"
+    network = write_network(tmp_path / "net.py", f"{block}; {diverge}", step=2, inputs=INPUTS)
+    place.train(run.name, "--model.name", network, "--checkpoint.on_error", on_error)
+    *_, warning, end = (run / "training.log").read_text().splitlines()
+    assert "could not be saved: " in warning
+    assert "training continues" not in warning
+    assert "the loss is not finite at step 3" in end
+
+
 def test_a_validation_loss_that_is_not_finite_ends_the_run(place: Place, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(
         "from torch import nn\n"

@@ -329,8 +329,8 @@ def test_each_further_attempt_comes_after_twice_the_steps_and_the_last_one_must_
         assert [due for due in range(step, again + 1) if saver.is_due(due)] == [again]
     assert tracker.warnings[-1].endswith("; training continues, and saves again at its end")
     saver.save(lambda _: tensors(24), state(24), must=False)
-    saver.wait(25, again=True)
-    assert tracker.warnings[-1].endswith("; one more attempt follows"), "of a run that is asked to stop"
+    saver.wait(25, then="training ends here")
+    assert tracker.warnings[-1].endswith("; training ends here")
     saver.save(lambda _: tensors(32), state(32), must=False)
     saver.wait(32)
     assert tracker.warnings[-1].endswith("; one more attempt follows")
