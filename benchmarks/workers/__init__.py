@@ -65,9 +65,10 @@ class Workers:
     Args:
         words: the script in this folder, and its arguments.
         processes: number of ranks, which find each other over gloo.
+        alone: each is a job of its own instead.
     """
 
-    def __init__(self, words: Sequence[str], processes: int = 1) -> None:
+    def __init__(self, words: Sequence[str], processes: int = 1, *, alone: bool = False) -> None:
         self._script = words[0]
         command = [sys.executable, str(Path(__file__).with_name(self._script)), *words[1:]]
         search = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
@@ -75,7 +76,7 @@ class Workers:
         self._running = [
             subprocess.Popen(
                 command,
-                env={**os.environ, "PYTHONPATH": search, **_place(rank, processes, port)},
+                env={**os.environ, "PYTHONPATH": search, **({} if alone else _place(rank, processes, port))},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
