@@ -122,12 +122,15 @@ def predict(
             advance(min(batch_size * ranks.world_size, count - done))
     own = torch.cat([*requests[:predicted], torch.empty(0, dtype=torch.int64)])
     ids = ranks.gather(own.to(ranks.device)).cpu()
-    logits = ranks.gather(torch.cat(rows)[: len(own)]).cpu()
+    logits = torch.cat(rows)[: len(own)]
+    rows.clear()  # with many classes, each copy takes more memory than the images
+    logits = ranks.gather(logits).cpu()
     ordered = torch.full((count, logits.shape[1]), torch.nan)
     ordered[ids] = logits
+    del logits
     assert len(ids) == count == len(ids.unique()), f"{len(ids)} predictions of {count} samples"
     averaged, plain = ordered[:, :-1].chunk(2, dim=1)
-    return Predictions(averaged.contiguous(), labels, plain.contiguous(), int(ordered[:, -1].sum()))
+    return Predictions(averaged, labels, plain, int(ordered[:, -1].sum()))
 
 
 def _infer_batch(model: InferenceModel, views: Views, images: Tensor, ids: Tensor, below: float) -> Tensor:
