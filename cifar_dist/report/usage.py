@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -45,9 +45,10 @@ def draw_usage(records: Sequence[Record], path: Path) -> Usage | None:
     if run is None:
         return None
     group = -(-len({epoch for epoch, _ in found}) // _MOST_BARS)  # epochs to a bar
-    bars = {
-        epoch // group: total(used for other, used in found if other // group == epoch // group) for epoch, _ in found
-    }
+    in_bars: defaultdict[int, list[Usage]] = defaultdict(list)
+    for epoch, used in found:
+        in_bars[epoch // group].append(used)
+    bars = {number: total(usages) for number, usages in in_bars.items()}
     x = np.array([(number + 0.5) * group + 0.5 for number in bars])
     epochs = Counter(epoch // group for epoch in {epoch for epoch, _ in found})  # the last bar may have fewer
     seconds = np.array([usage.seconds / epochs[bar] if usage else 0.0 for bar, usage in bars.items()])

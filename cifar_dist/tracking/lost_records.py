@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
@@ -46,7 +47,7 @@ def restore_lost(path: Path, step: int, steps_per_epoch: int, val_accuracy: floa
         unknown = f"{path} has lost the last validation accuracy, {val_accuracy:.6g}; {_RESTORE}"
     steps = [record.step for record in records if record.split == "train"]
     if len(set(steps)) != len(steps):
-        twice = next(one for one in steps if steps.count(one) > 1)
+        twice = next(one for one, count in Counter(steps).items() if count > 1)
         raise UserError(f"{path} has step {twice} twice; restore it, or delete the lines that do not belong to it")
     lost = sorted(set(range(1, step + 1)) - set(steps))
     if not lost:
