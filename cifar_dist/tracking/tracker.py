@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from cifar_dist.config import Config
 from cifar_dist.distributed.stop_signals import JOINED
@@ -24,6 +25,9 @@ from cifar_dist.tracking.mirrors import MakeMirror, Mirrors
 from cifar_dist.tracking.table import EpochTable
 from cifar_dist.tracking.timeline import Event, Status
 from cifar_dist.tracking.usage import total
+
+_SHORT: Final = 0.05  # seconds: a write of metrics.csv that takes longer is followed by a rest
+_REST: Final = 20  # times as long as it took beyond that
 
 
 class AnyTracker:
@@ -102,6 +106,7 @@ class Tracker(AnyTracker):
         self._reported: set[str] = set()
         self._step = resume_step
         self._open_epoch: int | None = None  # has training records but no line on the console yet
+        self._table_due = 0.0  # not before, by the clock of time.monotonic
         self._metrics = MetricsLog(folder.metrics)
         last_sign = folder.metrics.stat().st_mtime
         changed = metrics.difference(folder.metrics) == "changed"
@@ -244,7 +249,9 @@ class Tracker(AnyTracker):
                 self._console.note(f"time of {what}: {record.usage.in_words()}")
 
     def _end_epoch(self, epoch: int, best: bool) -> None:
-        self._write(lambda: self._table.write(self._folder.metrics_csv))
+        if (begin := time.monotonic()) >= self._table_due:
+            self._write(lambda: self._table.write(self._folder.metrics_csv))
+            self._table_due = begin + _REST * (time.monotonic() - begin - _SHORT)  # it grows with the epochs
         self._console.epoch(self._table.row(epoch), best)
         self._open_epoch = None
 

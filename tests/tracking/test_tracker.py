@@ -211,6 +211,21 @@ def test_a_damaged_csv_or_timeline_does_not_prevent_a_resume(tmp_path: Path) -> 
         assert [row["step"] for row in csv.DictReader(rows)] == ["3", "6"]
 
 
+def test_a_csv_that_takes_long_to_write_is_written_less_often_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cifar_dist.tracking.tracker._SHORT", 0)
+    monkeypatch.setattr("cifar_dist.tracking.tracker._REST", 1e9)
+    tracker = start(tmp_path)
+    tracker.train_steps([train(step) for step in (1, 2, 3)])
+    tracker.evaluation(val(0), best=True)
+    tracker.train_steps([train(step) for step in (4, 5, 6)])
+    tracker.evaluation(val(1), best=False)
+    assert not csv_agrees(tmp_path)
+    tracker.finish("interrupted")
+    assert csv_agrees(tmp_path)
+
+
 def public(kind: type) -> set[str]:
     """Return what a class itself defines, without what it inherits."""
     return {name for name in vars(kind) if not name.startswith("_")}
