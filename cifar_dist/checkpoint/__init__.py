@@ -46,6 +46,7 @@ from cifar_dist.checkpoint.history import (
     is_intact,
     is_name,
     links_note,
+    list_steps,
     listing,
     named,
     prune,

@@ -21,11 +21,13 @@ from cifar_dist.files.atomic import folder_atomic
 from cifar_dist.files.folders import discard, exists, free_name, list_complete
 from cifar_dist.files.links import has_links, link_atomic
 from cifar_dist.files.temporary import leftovers
-from cifar_dist.formatting import percent
+from cifar_dist.formatting import and_more, percent
 from cifar_dist.step_folder import step_name, step_of
 
 OPTION: Final = "--checkpoint"
 """With which commands that predict take a checkpoint, or a file of weights."""
+
+_LISTED: Final = 20  # steps in a message
 
 
 def listing(folder: Path) -> list[Path]:
@@ -40,6 +42,11 @@ def listing(folder: Path) -> list[Path]:
         if kept or all(map(os.path.lexists, found)):
             return sorted(kept, key=lambda path: step_of(path) or 0, reverse=True)
         # A run that trains has deleted all that were found, and has saved another one before.
+
+
+def list_steps(paths: Sequence[Path]) -> str:
+    """Name the steps of checkpoints, of many the first: ``120, 100, 80``."""
+    return and_more([str(step_of(path)) for path in paths[:_LISTED]], len(paths))
 
 
 def set_aside(folder: Path) -> list[Path]:
@@ -324,7 +331,7 @@ def find_named(folder: Path, which: str, option: str = OPTION) -> Path:
     known = {str(step_of(path)): path for path in listing(folder)}
     if not known:
         raise absence(folder, option)
-    steps = ", ".join(known)
+    steps = list_steps(list(known.values()))
     newest = next(iter(known.values()))
     if (step := step_of(Path(which))) is not None and "/" not in which:
         which = str(step)

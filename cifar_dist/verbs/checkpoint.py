@@ -11,7 +11,6 @@ from pathlib import Path
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED
 from cifar_dist.formatting import counted
-from cifar_dist.step_folder import step_of
 from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import CHECKPOINT_NAME, RUN_NAME, add_action, add_run, user_path
 from cifar_dist.verbs.loading import loading
@@ -152,7 +151,7 @@ def _average(arguments: argparse.Namespace) -> int:
     check_writable(out, "--out", folder)
     paths = [checkpoint.named(folder, step) for step in arguments.steps]
     if len(set(paths)) != len(paths) or len(paths) < 2:
-        steps = ", ".join(str(step_of(path)) for path in checkpoint.listing(folder))
+        steps = checkpoint.list_steps(checkpoint.listing(folder))
         raise UserError(f"name at least two different steps, each once; steps here: {steps}")
     weights = mean_weights(paths)
     with writing(out):

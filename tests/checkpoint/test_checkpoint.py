@@ -317,6 +317,12 @@ def test_a_copy_is_of_one_checkpoint_and_of_the_best_of_its_time(folder: Path, t
         assert [(copy / link).resolve().name for link in ("best", "latest")] == [step_name(best), step_name(step)]
 
 
+def test_of_many_steps_a_message_names_the_newest(tmp_path: Path) -> None:
+    paths = [tmp_path / step_name(step) for step in range(1000, 0, -1)]
+    assert checkpoint.list_steps(paths[-3:]) == "3, 2, 1"
+    assert checkpoint.list_steps(paths).endswith(", 982, 981 and 980 more")
+
+
 @pytest.mark.parametrize(
     ("which", "says"),
     [
