@@ -14,7 +14,7 @@ from cifar_dist.config.toml_text import read_toml
 from cifar_dist.data.image_files import MAX_SIDE
 from cifar_dist.data.source_suffixes import FILE_SUFFIXES
 from cifar_dist.errors import UserError, nearest
-from cifar_dist.files.checkout import CHECKOUT
+from cifar_dist.files.checkout import repository
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 _CHARACTERS = "[A-Za-z0-9_][A-Za-z0-9_.+-]"
@@ -92,8 +92,7 @@ class DatasetFile(BaseModel, frozen=True, extra="forbid", strict=True):
 def find_dataset_file(source: str) -> Path | None:
     """Return the dataset file that SOURCE names: a path ending in ``.toml``, or NAME for ``shards/NAME.toml``.
 
-    Names are searched for in the working directory, then in the checkout that contains this package. Returns None
-    for anything else.
+    Names are searched for in the working directory, then in the repository. Returns None for anything else.
     """
     if source.lower().endswith(".toml"):
         return Path(source)
@@ -109,7 +108,7 @@ def known_names() -> list[str]:
 
 
 def _search_folders() -> tuple[Path, Path]:
-    return Path("shards"), CHECKOUT / "shards"
+    return Path("shards"), repository() / "shards"
 
 
 def _first_error(error: ValidationError) -> str:

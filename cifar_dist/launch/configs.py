@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cifar_dist.config.section import expand_existing
 from cifar_dist.errors import UserError
-from cifar_dist.files.checkout import CHECKOUT
+from cifar_dist.files.checkout import repository
 
 
 def find_config(config: str) -> Path:
@@ -42,4 +42,4 @@ def _known() -> str:
 
 
 def _folders() -> list[Path]:
-    return list(dict.fromkeys([CHECKOUT / "launch", Path("launch").resolve()]))
+    return list(dict.fromkeys([repository() / "launch", Path("launch").resolve()]))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from cifar_dist.errors import UserError
+from cifar_dist.files.checkout import HOME
 from cifar_dist.launch.typed_command import SLURM_PROCESSES
 
 RESUME: Final = "resume"
@@ -87,7 +88,9 @@ class Options:
         try:
             text = script.read_text(encoding="utf-8")
         except FileNotFoundError:
-            raise UserError(f"{script} does not exist; submit from a checkout of the repository") from None
+            raise UserError(
+                f"{script} does not exist; submit from the root of the repository, or set {HOME} to it"
+            ) from None
         lines = re.findall(r"^#SBATCH\s(.*)$", text, re.M)
         return cls.parse([word for line in lines for word in shlex.split(line, comments=True)])
 

@@ -11,20 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.errors import UserError
-from cifar_dist.files.checkout import CHECKOUT
+from cifar_dist.files.checkout import HOME, repository
 from cifar_dist.launch.typed_command import SLURM_CONFIG, SLURM_PROCESSES
 from cifar_dist.slurm.node import MIN_NODES
 from cifar_dist.slurm.options import PYXIS, Options, asked
 from cifar_dist.terminal.notice import notice
 
-SCRIPTS = CHECKOUT / "slurm"
-
 _VENV = "CIFAR_DIST_VENV"
 SRUN_OPTIONS = "CIFAR_DIST_SRUN_OPTIONS"
 _SITE = (
-    *("CIFAR_DIST_HOME", _VENV, "CIFAR_DIST_SETUP", SLURM_CONFIG, SLURM_PROCESSES, MIN_NODES),
+    *(HOME, _VENV, "CIFAR_DIST_SETUP", SLURM_CONFIG, SLURM_PROCESSES, MIN_NODES),
     *(SRUN_OPTIONS, "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"),
 )
+
+
+def script_path(name: str) -> Path:
+    """Return a script of ``slurm/``."""
+    return repository() / "slurm" / name
 
 
 def check_sbatch(otherwise: str) -> None:
@@ -57,7 +60,7 @@ def site_variables(options: Options) -> dict[str, str]:
         problem = f"{SRUN_OPTIONS} is split at spaces, also inside quotes: {of_srun}"
         raise UserError(f"{problem}; use no quotes, and no space in a path")
     is_here = Path(sys.prefix, "bin", "python").exists() and PYXIS not in of_srun
-    return {"CIFAR_DIST_HOME": str(CHECKOUT), **({_VENV: sys.prefix} if is_here else {}), **own}
+    return {HOME: str(repository()), **({_VENV: sys.prefix} if is_here else {}), **own}
 
 
 @dataclass(frozen=True)

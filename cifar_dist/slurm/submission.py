@@ -27,7 +27,7 @@ from cifar_dist.runs.resume import is_submitted, resumed_config
 from cifar_dist.slurm import sbatch
 from cifar_dist.slurm.options import RESUME, Options
 
-TEMPLATE: Final = sbatch.SCRIPTS / "train.sbatch"
+TEMPLATE: Final = "train.sbatch"
 
 _LAST_OWN: Final = "--chdir="  # of a job script; the options that follow it were typed
 
@@ -89,7 +89,7 @@ class Submission:
         path, script = quoted(self.folder.path), self.folder.job_script.name
         own = r"(?!--job-name|--output)"
         directives = [
-            *re.findall(rf"^#SBATCH {own}.*$", TEMPLATE.read_text(encoding="utf-8"), re.M),
+            *re.findall(rf"^#SBATCH {own}.*$", sbatch.script_path(TEMPLATE).read_text(encoding="utf-8"), re.M),
             f"#SBATCH --output={self.log}",
         ]
         directives += [f"#SBATCH {option}" for option in self._own_options()]

@@ -16,7 +16,7 @@ from cifar_dist.slurm.options import Options
 from cifar_dist.slurm.preflight import check_site
 from cifar_dist.sweeps.sweep import Sweep
 
-_SCRIPT: Final = sbatch.SCRIPTS / "sweep.sbatch"
+_SCRIPT: Final = "sweep.sbatch"
 
 
 def submit(sweep: Sweep, options: Options, jobs: int | None = None) -> int:
@@ -35,9 +35,10 @@ def submit(sweep: Sweep, options: Options, jobs: int | None = None) -> int:
     """
     if options.array:
         raise UserError(f"--array={options.array}: a sweep numbers its tasks itself; drop it, or limit them: --jobs 8")
+    script = sbatch.script_path(_SCRIPT)
     configs = {row.name: row.runs[0].config for row in sweep.rows}
     for name, config in configs.items():
-        check_options(options, os.environ, _SCRIPT, max_time=config.run.max_time)
+        check_options(options, os.environ, script, max_time=config.run.max_time)
         try:
             check_site(config, os.environ)
         except UserError as error:
@@ -56,7 +57,7 @@ def submit(sweep: Sweep, options: Options, jobs: int | None = None) -> int:
     variables = [f"{name}={value}" for name, value in sbatch.site_variables(options).items()]
     array = [f"--array=0-{len(waiting) - 1}{f'%{jobs}' if jobs else ''}", f"--job-name={shlex.quote(sweep.name)}"]
     try:
-        job = sbatch.submit(_SCRIPT, [*variables, *lines], replace(options, sbatch=[*array, *options.sbatch]))
+        job = sbatch.submit(script, [*variables, *lines], replace(options, sbatch=[*array, *options.sbatch]))
     except (OSError, UserError) as error:
         raise _too_many(len(waiting), error) from None
     print(f"{sweep.name}: job {job.id}, {len(waiting)} of {len(sweep.runs)} runs", flush=True)

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         from cifar_dist.slurm.before_queue import check_options
         from cifar_dist.slurm.options import Options
         from cifar_dist.slurm.preflight import check_site
-        from cifar_dist.slurm.sbatch import check_sbatch
+        from cifar_dist.slurm.sbatch import check_sbatch, script_path
         from cifar_dist.slurm.submission import TEMPLATE, Submission
         from cifar_dist.training.continuation import is_finished
 
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         submission = Submission.of_recipe(arguments.recipe, settings, Options.of_one_run(words, os.environ))
     config, path = submission.config, submission.folder.path
-    check_options(submission.options, os.environ, TEMPLATE, max_time=config.run.max_time)
+    check_options(submission.options, os.environ, script_path(TEMPLATE), max_time=config.run.max_time)
     check_site(config, os.environ)
     for row in print_table(examine_before(config, submission.options.processes(os.environ)), sys.stderr):
         if row.verdict is Verdict.FAILED:

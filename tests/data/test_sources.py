@@ -9,11 +9,11 @@ import pytest
 from support import dataset_builders as build
 from support.opened_sources import one_line, open_quietly
 
-from cifar_dist.data import dataset_file
 from cifar_dist.data.dataset_file import find_dataset_file
 from cifar_dist.data.index import index
 from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
+from cifar_dist.files import checkout
 
 
 def test_a_source_that_does_not_exist_suggests_the_nearest(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_a_source_that_does_not_exist_suggests_the_nearest(tmp_path: Path) -> No
 
 
 def test_a_name_outside_a_checkout_is_refused_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset_file, "CHECKOUT", tmp_path / "site-packages")
+    monkeypatch.setattr(checkout, "CHECKOUT", tmp_path / "site-packages")
     monkeypatch.chdir(tmp_path)
     says = "no file, folder or dataset is called 'digits'; give the path of one, or run in a checkout of "
     assert says in one_line("digits")

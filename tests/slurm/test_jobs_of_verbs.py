@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.running import PATIENCE, metrics
+from support.running import PATIENCE, ROOT, metrics
 from support.slurm_cluster import Cluster, Job, until
 
 from cifar_dist.errors import UserError
@@ -109,4 +109,4 @@ def test_options_that_submit_no_job_leave_no_run(
         monkeypatch.setenv(name, value)
     for word in ("--usage", "--version", "-HV"):
         with pytest.raises(UserError, match=r"^sbatch submitted no job"):
-            sbatch.submit(sbatch.SCRIPTS / "train.sbatch", [], Options.parse([word]))
+            sbatch.submit(ROOT / "slurm" / "train.sbatch", [], Options.parse([word]))

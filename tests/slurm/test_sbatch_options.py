@@ -53,7 +53,7 @@ def test_a_time_limit_is_read_as_slurm_reads_it(text: str, seconds: float) -> No
 
 def test_a_script_that_an_installed_package_lacks_is_refused_with_where_to_submit(tmp_path: Path) -> None:
     script = tmp_path / "train.sbatch"
-    with pytest.raises(UserError, match=rf"^{re.escape(str(script))} does not exist; submit from a checkout of "):
+    with pytest.raises(UserError, match=rf"^{re.escape(str(script))} does not exist; submit from the root of "):
         check_options(Options([], []), {}, script, max_time="")
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -19,7 +20,10 @@ from support.running import ROOT, spawn
 
 from cifar_dist import cli, recipe
 from cifar_dist.config.plugin_copies import located
+from cifar_dist.data.dataset_file import find_dataset_file
 from cifar_dist.errors import UserError
+from cifar_dist.files import checkout
+from cifar_dist.launch.configs import find_config
 from cifar_dist.launch.launched import RESTARTED
 from cifar_dist.models import build
 from cifar_dist.run_folder import RunFolder
@@ -179,7 +183,7 @@ def test_what_sbatch_says_becomes_one_line(
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(UserError) as caught:
-        sbatch.submit(sbatch.SCRIPTS / "train.sbatch", [], Options.parse([]))
+        sbatch.submit(ROOT / "slurm" / "train.sbatch", [], Options.parse([]))
     assert str(caught.value) == says
 
 
@@ -218,7 +222,7 @@ def test_the_command_that_works_without_slurm_can_be_pasted(tiny: Path, monkeypa
 
 def test_a_submitted_job_has_each_variable_of_the_site(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = set(re.findall(r"`(CIFAR_DIST_\w+|\w+_SOCKET_IFNAME)`", (ROOT / "slurm" / "README.md").read_text()))
-    values = dict.fromkeys(names, "1") | {"CIFAR_DIST_LAUNCH": "cpu"}
+    values = dict.fromkeys(names, "1") | {"CIFAR_DIST_HOME": str(ROOT), "CIFAR_DIST_LAUNCH": "cpu"}
     for name, value in values.items():
         monkeypatch.setenv(name, value)
     exported = re.findall(r"^export (\w+)=(\S+)$", dry_run(str(tiny)), re.M)
@@ -230,6 +234,33 @@ def dry_run(*words: str) -> str:
     with contextlib.redirect_stdout(io.StringIO()) as shown:
         assert cli.run(["submit", *words, "--dry-run"]) == 0
     return shown.getvalue()
+
+
+@pytest.mark.parametrize("way", ["in its root", "CIFAR_DIST_HOME", "neither"])
+def test_an_installed_package_finds_the_repository(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """For its job, its launch configs and its datasets alike."""
+    copy = tmp_path / "copy"
+    for file in ("launch/ddp.yaml", "launch/cpu.yaml", "shards/digits.toml", "slurm/train.sbatch"):
+        (copy / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, copy / file)
+    monkeypatch.setattr(checkout, "CHECKOUT", tmp_path / "site-packages")
+    monkeypatch.delenv("CIFAR_DIST_HOME", raising=False)
+    monkeypatch.chdir(copy if way == "in its root" else tmp_path)
+    if way == "CIFAR_DIST_HOME":
+        monkeypatch.setenv(way, str(copy))
+    if way == "neither":
+        with pytest.raises(
+            UserError, match=r"site-packages/slurm/train\.sbatch does not exist; submit from the root of "
+        ):
+            dry_run(str(tiny))
+        return
+    assert f"\nexport CIFAR_DIST_HOME={copy}\n" in dry_run(str(tiny))
+    assert find_config("cpu") == copy / "launch" / "cpu.yaml"
+    dataset = find_dataset_file("digits")
+    assert dataset is not None
+    assert dataset.resolve() == copy / "shards" / "digits.toml"
 
 
 def test_a_dry_run_shows_script_and_config_and_writes_nothing(
