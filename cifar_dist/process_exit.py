@@ -31,6 +31,7 @@ from cifar_dist.terminal.notice import notice
 from cifar_dist.terminal.standard_streams import guard_streams
 
 _NO_ADDRESSES = ("failed to map segment", "annot allocate memory")  # of the loader of shared libraries
+_NO_THREADS = ("can't start new thread", "Resource temporarily unavailable")  # of Python; of C++ and of fork
 
 
 def exit_with(work: Callable[[], int]) -> NoReturn:
@@ -84,6 +85,9 @@ def _report_unforeseen(error: BaseException) -> None:
     if reason := describe_plugin_failure(error):
         if is_first("plug-in"):
             notice(reason)
+    elif isinstance(error, (RuntimeError, BlockingIOError)) and str(error).endswith(_NO_THREADS):
+        limits = "raise ulimit -u, or the pids limit of the container"
+        notice(f"{error}; no more threads or processes may be started: {limits}")
     elif isinstance(error, OSError):
         notice(str(StorageError.of(error)))
     elif isinstance(error, ImportError) and any(cause in str(error) for cause in _NO_ADDRESSES):

@@ -172,6 +172,35 @@ def test_a_limit_on_address_space_that_torch_does_not_fit_into_is_named() -> Non
     assert done.stderr.endswith("; a limit on address space leaves too little for it: ulimit -v unlimited\n")
 
 
+@pytest.mark.parametrize(
+    "starts",
+    [
+        "threading.Thread(target=print).start()",
+        "subprocess.run(['true'])",
+        "distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)",
+    ],
+    ids=["thread", "process", "gloo"],
+)
+def test_a_limit_on_threads_and_processes_is_named(starts: str) -> None:
+    """As a user has one who fills a login node with other jobs, or a container with a pids limit."""
+    code = f"""if True:
+        import os, resource, subprocess, threading
+        from torch import distributed
+        from cifar_dist.process_exit import exit_with
+        def work():
+            if os.getuid() == 0:
+                os.setuid(54321)  # the limit does not apply to root
+            resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+            {starts}
+        exit_with(work)
+    """
+    (done,) = spawn(["-c", code])
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert done.stderr.endswith(
+        "; no more threads or processes may be started: raise ulimit -u, or the pids limit of the container\n"
+    )
+
+
 def test_ctrl_c_during_a_command_that_has_nothing_to_save_is_named() -> None:
     code = """if True:
         import os, signal, sys
