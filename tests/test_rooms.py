@@ -15,6 +15,11 @@ def test_the_root_has_at_most_a_dozen_files() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= 12, "give a new module a room: docs/architecture.md"
 
 
+def test_the_package_declares_its_types() -> None:
+    """Without the file, mypy does not check a plug-in against the classes that it derives from."""
+    assert (PACKAGE / "py.typed").is_file()
+
+
 def test_no_function_of_the_loop_is_longer_than_a_screen() -> None:
     lengths = {
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": node.end_lineno - node.lineno + 1
