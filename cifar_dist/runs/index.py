@@ -67,8 +67,11 @@ def belongs_in(folder: Path) -> bool:
     Raises:
         OSError: it cannot be read.
     """
-    folders = (entry.path for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    return (folder / FILE_NAME).exists() or all(os.path.exists(os.path.join(path, CONFIG_NAME)) for path in folders)
+    if (folder / FILE_NAME).exists():
+        return True
+    with os.scandir(folder) as entries:
+        folders = (entry.path for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return all(os.path.exists(os.path.join(path, CONFIG_NAME)) for path in folders)
 
 
 def _row(entry: ListedRun, folder: Path) -> str:

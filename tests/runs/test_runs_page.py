@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,7 +81,11 @@ def test_a_long_name_in_the_page_may_continue_in_the_next_line(here: Path) -> No
 def test_only_a_folder_of_runs_gets_a_page_of_them_unasked(here: Path) -> None:
     write_run(here / "a", CONFIG)
     (here / "photos").mkdir()
-    assert cli.run(["report", "a"]) == 0
-    assert not (here / "index.html").exists()
-    assert cli.run(["runs", "list", "."]) == 0
-    assert (here / "index.html").exists()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", ResourceWarning)
+        assert cli.run(["report", "a"]) == 0
+        assert not (here / "index.html").exists()
+        assert cli.run(["runs", "list", "."]) == 0
+        assert (here / "index.html").exists()
+        assert cli.run(["report", "a"]) == 0
+    assert not warned, "a listing that ends early is closed"
