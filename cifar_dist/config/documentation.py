@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+from functools import cache
 from typing import NamedTuple
 
 
@@ -26,16 +27,29 @@ def documented_fields(owner: type) -> dict[str, Documented]:
 
 def purpose(owner: type) -> str:
     """Return the docstring of a section without its list of attributes."""
-    return (inspect.getdoc(owner) or "").partition("\n\nAttributes:")[0]
+    statement = _class_statement(owner)
+    text = inspect.getdoc(owner) if statement is None else ast.get_docstring(statement)
+    return (text or "").partition("\n\nAttributes:")[0]
+
+
+@cache
+def _class_statement(owner: type) -> ast.ClassDef | None:
+    """Return the source of a class: ``__doc__`` is that of the dataclass decorator where Python removes docstrings.
+
+    None for one that was not written as a class statement in a file.
+    """
+    try:
+        (node,) = ast.parse(inspect.cleandoc(inspect.getsource(owner))).body
+    except (OSError, TypeError, SyntaxError):
+        return None
+    return node if isinstance(node, ast.ClassDef) else None
 
 
 def _own_fields(owner: type) -> dict[str, Documented]:
-    try:
-        (node,) = ast.parse(inspect.cleandoc(inspect.getsource(owner))).body
-    except (OSError, TypeError, SyntaxError):  # a dataclass that was not written as a class statement in a file
+    if (node := _class_statement(owner)) is None:
         return {}
-    found, body = {}, node.body if isinstance(node, ast.ClassDef) else []
-    for statement, after in zip(body, [*body[1:], ast.Pass()], strict=True):
+    found = {}
+    for statement, after in zip(node.body, [*node.body[1:], ast.Pass()], strict=True):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
             if text:

@@ -75,7 +75,8 @@ def describe(config: Section, key: str) -> str:
     blocks = list(_blocks(getattr(config, name), name))
     if not rest:
         section = getattr(config, name)
-        return "\n\n".join([_paragraph(purpose(type(section))), *(text for _, text in blocks), *_others(section, name)])
+        texts = [_paragraph(purpose(type(section))), *(text for _, text in blocks), *_others(section, name)]
+        return "\n\n".join(filter(None, texts))
     chosen = [text for shown, text in blocks if shown == key or shown.startswith(f"{key}.")]
     if not chosen:
         raise UserError(f"--help {key}: no such setting here; {nearest(key, [shown for shown, _ in blocks])}")

@@ -6,11 +6,14 @@ import ast
 import inspect
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from support.running import PATIENCE, environment
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
@@ -77,6 +80,14 @@ def test_the_overview_fits_a_screen(name: str) -> None:
     assert max(map(len, lines)) <= WIDTH
 
 
+@pytest.mark.parametrize("section", [(), ("optim",)], ids=["overview", "section"])
+def test_the_help_is_complete_where_python_removes_docstrings(section: tuple[str, ...]) -> None:
+    command = [sys.executable, "-OO", "-m", "cifar_dist", "train", "demo", "--help", *section]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+    config = recipe.load("demo")
+    assert (describe(config, *section) if section else overview(config)) in done.stdout, done.stderr
+
+
 def test_help_may_ask_for_one_setting_or_one_transform() -> None:
     config = recipe.load("demo")
     assert shown(describe(config, "optim.lr")) == [["--optim.lr", "0.1"]]
@@ -130,6 +141,7 @@ def test_a_setting_that_is_none_is_shown_without_a_value(tmp_path: Path) -> None
     lines = [" ".join(line.split()) for line in text.splitlines()]
     for shown in ("damping [number]", "power [integer]", "gammas [list of numbers]", "every 3 [integer | text]"):
         assert f"--optim.{shown}" in lines
+    assert lines[0].startswith("--optim.name "), "no description"
 
 
 def test_every_setting_is_documented() -> None:
