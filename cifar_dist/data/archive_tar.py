@@ -36,7 +36,7 @@ def walk_tar(path: Path) -> Iterator[Member]:
         file.seek(0)
         limit = BASE_ALLOWANCE + (MAX_RATIO if gzipped else 1) * path.stat().st_size
         stream = _BoundedStream(gzip.GzipFile(fileobj=file) if gzipped else file, limit, path)
-        with tarfile.open(fileobj=stream, mode="r|") as tar:
+        with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8") as tar:
             for info in tar:
                 name = safe_name(path, info.name)
                 if info.isdir():

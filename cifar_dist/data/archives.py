@@ -22,7 +22,7 @@ from cifar_dist.data.archive_tar import walk_tar
 from cifar_dist.data.archive_zip import walk_zip, way_to_unpack
 from cifar_dist.data.source_suffixes import ARCHIVE_SUFFIXES, NPZ_SUFFIX
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.files.reading import is_utf8
+from cifar_dist.files.reading import is_utf8, require_utf8_locale
 from cifar_dist.formatting import list_some
 from cifar_dist.terminal.progress import progress
 
@@ -109,8 +109,13 @@ def note_guessed(path: Path, listing: Listing) -> list[str]:
 
 def require_utf8_name(path: Path) -> None:
     """Raise UserError if the last part of a path, after which a dataset is named, is not UTF-8."""
-    if not is_utf8(path.resolve().name):
-        raise UserError(f"the name of '{path}' is not UTF-8; rename it")
+    _require_utf8(path.resolve().name, f"the name of '{path}'")
+
+
+def _require_utf8(name: str, what: str) -> None:
+    require_utf8_locale(name, what)
+    if not is_utf8(name):
+        raise UserError(f"{what} is not UTF-8; rename it")
 
 
 def hidden_names(folder: Path) -> list[str]:
@@ -192,8 +197,7 @@ def _walk_folder(root: Path, prefix: str = "", above: tuple[str, ...] = ()) -> I
             name = prefix + entry.name
             if entry.name.startswith("."):
                 continue
-            if not is_utf8(name):
-                raise UserError(f"{root}: the name '{name}' is not UTF-8; rename it")
+            _require_utf8(name, f"{root}: the name '{name}'")
             if entry.is_dir():
                 if os.path.realpath(entry.path) in above:
                     raise UserError(f"{root}: '{name}' is a link to a folder that contains it; remove the link")

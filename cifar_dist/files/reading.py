@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from cifar_dist.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +20,23 @@ def is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def require_utf8_locale(name: str, what: str) -> None:
+    """Refuse the name of a file that has other letters than ASCII, unless names are UTF-8 for Python.
+
+    It reads them as the locale says, where each byte of a letter may be a letter of its own.
+
+    Args:
+        name: as Python has it.
+        what: for the message.
+
+    Raises:
+        UserError: with how to read names as UTF-8.
+    """
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8" and not name.isascii():
+        raise UserError(f"{what} is read as {encoding}, by the locale; to read names as UTF-8: export PYTHONUTF8=1")
 
 
 def load_safetensors(path: Path) -> dict[str, Tensor]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import shlex
+import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from PIL import Image
 from support import dataset_builders as build
 from support.opened_sources import one_line, open_quietly, same
+from support.running import spawn
 from support.without_rights import public_folder, without_rights
 
 from cifar_dist.data.archives import Listing, list_members
@@ -66,6 +69,37 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path, name: str) -> None:
     assert one_line(source) == f"{source}: the name '{where}' is not UTF-8; rename it"
     source = build.write_folder(tmp_path / "caf\udce9", build.class_folder({"cat": 1, "dog": 1}))
     assert "the name of" in one_line(source)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso8859-1"])
+def test_names_are_utf_8_or_refused_in_a_locale_of_another_encoding(tmp_path: Path, encoding: str) -> None:
+    """Python reads each byte of a letter as one there, so classes and ids would have other names."""
+    env = {"LC_ALL": "C", "LOCPATH": str(tmp_path / "locales"), "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    if encoding != "ascii":
+        env["LC_ALL"] = "en_US.ISO-8859-1"
+        (tmp_path / "locales").mkdir()
+        words = ["localedef", "-i", "en_US", "-f", "ISO-8859-1", str(tmp_path / "locales" / env["LC_ALL"])]
+        if not shutil.which(words[0]) or subprocess.run(words, capture_output=True).returncode:
+            pytest.skip("this system cannot create the locale")
+    for folder, name in (("a", "Äpfel"), ("b", "pears"), ("früchte", "pears")):
+        build.write_folder(tmp_path / "in" / folder, build.class_folder({name: 1}))
+    with tarfile.open(tmp_path / "in" / "a.tar", "w", format=tarfile.GNU_FORMAT) as tar:  # as the program tar writes it
+        tar.add(tmp_path / "in" / "a", "a")
+    code = """if True:
+        from pathlib import Path
+        from cifar_dist.data.archives import list_members, require_utf8_name
+        from cifar_dist.errors import UserError
+        for path in sorted(Path().iterdir()):
+            try:
+                require_utf8_name(path)
+                print(*map(ascii, list_members(path, show=False).names))
+            except UserError as refusal:
+                print(refusal.args[0].partition("' ")[2])
+    """
+    refused = f"is read as {encoding}, by the locale; to read names as UTF-8: export PYTHONUTF8=1"
+    (done,) = spawn(["-c", code], env=env, cwd=tmp_path / "in", fresh=True)
+    shown = [refused, r"'a/\xc4pfel/0000.png'", "'pears/0000.png'", refused]
+    assert done.stdout.splitlines() == shown, done.stderr
 
 
 def zip_without_encoding(path: Path, names: Sequence[bytes]) -> Path:
