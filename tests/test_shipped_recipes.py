@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from cifar_dist.data.pack import pack
 from cifar_dist.data.read import ShardReader
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.distributed.stop_signals import StopSignals
-from cifar_dist.models import build
+from cifar_dist.evaluation.speed import make_forms, time_forms
+from cifar_dist.models import build, build_for
 from cifar_dist.training.trainer import Trainer
 
 SIDE = 16  # what the deepest of them still takes, and a quarter of the work
@@ -109,3 +111,16 @@ def test_a_recipe_trains_evaluates_and_continues_on_two_processes(few: Path, tmp
     assert all(np.isfinite(record["loss"]) for record in records)
     assert len(metrics(run, "val")) == config.data.hold_out
     assert accuracies(run)[-1] == (PER_SPLIT["test"], 2)
+
+
+@pytest.mark.parametrize("name", sorted(one_of_each_network()))
+def test_the_network_of_a_recipe_can_be_traced_and_scripted(name: str) -> None:
+    """As ``cifar-dist speed`` times it. Those with ``model.image_size`` are among them."""
+    model = recipe.load(name).model
+    model = replace(model, options={**model.options, **SMALLER.get(model.name, {})}, image_size=model.image_size and 48)
+    torch.manual_seed(0)
+    network = build_for(model, shape=(SIDE, SIDE, 3), classes=10).eval()
+    images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    forms, failures = make_forms(network, images)
+    assert failures == {}
+    assert all(timing.difference < 1e-4 for timing in time_forms(forms, images, passes=1).values())

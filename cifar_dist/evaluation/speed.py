@@ -49,7 +49,7 @@ def make_forms(model: nn.Module, images: Tensor) -> tuple[dict[str, Answer], dic
     failures: dict[str, str] = {}
     makers: dict[str, Callable[[], nn.Module]] = {
         "traced": lambda: torch.jit.trace(model, images),
-        "scripted": lambda: torch.jit.script(model),
+        "scripted": lambda: torch.jit.script(nn.Sequential(model)),  # freeze drops hooks of the outermost module
     }
     for name, make in makers.items():
         with torch.no_grad(), warnings.catch_warnings():
@@ -58,13 +58,35 @@ def make_forms(model: nn.Module, images: Tensor) -> tuple[dict[str, Answer], dic
                 forms[name] = torch.jit.freeze(make().eval())
             except Exception as error:  # a compiler raises many kinds
                 failures[name] = _reason(error)
+                if name == "scripted" and (part := _find_unscriptable(model)):
+                    failures[name] = f"TorchScript cannot compile {part}: {failures[name]}"
     return forms, failures
 
 
+def _find_unscriptable(module: nn.Module, name: str = "") -> str:
+    """Return the class of the innermost module that TorchScript cannot compile, with its name; empty if there is none.
+
+    TorchScript compiles inner modules first, so this is the one of which its first error speaks. Later ones may not.
+
+    Args:
+        name: of ``module`` in the network.
+    """
+    try:
+        torch.jit.script(module)
+    except Exception:
+        for child_name, child in module.named_children():
+            if inside := _find_unscriptable(child, f"{name}.{child_name}" if name else child_name):
+                return inside
+        kind = type(module).__name__
+        return f"its {name} ({kind})" if name else kind
+    return ""
+
+
 def _reason(error: Exception) -> str:
-    """Return the first line that is not a place: TorchScript's messages may begin with one."""
+    """Return the first line that is not a place, which TorchScript's messages may begin with, or introduce."""
     lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in lines if line and not line.startswith("File ")), first_line(error))
+    reason = next((line for line in lines if line and not line.startswith("File ")), first_line(error))
+    return reason.removesuffix(" at").rstrip(":")
 
 
 @torch.no_grad()

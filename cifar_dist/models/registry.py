@@ -165,7 +165,9 @@ def build_for(config: ModelConfig, *, shape: tuple[int, int, int], classes: int)
 
         use_unfold_convolutions(model)
     if config.image_size:
-        _enlarge(model, config.image_size)
+        from cifar_dist.models.image_size import enlarge_input
+
+        enlarge_input(model, config.image_size)
     check_fits(model, config.name, shape=shape, classes=classes)
     return model
 
@@ -184,18 +186,6 @@ def try_build(config: ModelConfig, *, shape: tuple[int, int, int], classes: int)
     with contextlib.suppress(Exception), torch.device("meta"):
         return build_for(config, shape=shape, classes=classes)
     return build_for(config, shape=shape, classes=classes)
-
-
-def _enlarge(model: nn.Module, side: int) -> None:
-    """Enlarge the input images of ``model`` to ``side`` x ``side`` pixels, with a hook that keeps weight names."""
-    model.register_forward_pre_hook(lambda _, inputs: enlarged(inputs[0], side))
-
-
-def enlarged(images: Tensor, side: int) -> Tensor:
-    """Enlarge images, float [n, c, h, w], to ``side`` x ``side`` pixels, as ``model.image_size`` does."""
-    import torch.nn.functional as F
-
-    return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
 
 
 def check_fits(model: nn.Module, name: str, *, shape: tuple[int, int, int], classes: int) -> None:

@@ -27,8 +27,9 @@ from cifar_dist.distributed.sharded_tensor import own_shard
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_renamed
 from cifar_dist.models import transfer
+from cifar_dist.models.image_size import enlarged
 from cifar_dist.models.pretrained import load_pretrained
-from cifar_dist.models.registry import DataInitialized, enlarged
+from cifar_dist.models.registry import DataInitialized
 from cifar_dist.optim.averaging import WeightAverage, build_average, recalibrate
 from cifar_dist.optim.optimizers import thaw
 from cifar_dist.optim.sam import ascended

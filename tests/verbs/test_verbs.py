@@ -28,6 +28,8 @@ from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import OutOfMemoryError, UserError
 from cifar_dist.evaluation.speed import make_forms, time_forms
 from cifar_dist.evaluation.trained import build_trained, open_trained
+from cifar_dist.models import build
+from cifar_dist.models.convolution import use_unfold_convolutions
 from cifar_dist.report.results import is_on_other_data, own_data_of
 from cifar_dist.run_folder import RunFolder, find_run, read_summary
 from cifar_dist.run_folder.settings import write_settings
@@ -441,12 +443,22 @@ def test_a_network_that_cannot_be_scripted_is_timed_without() -> None:
             return images.mean((1, 2, 3)) if others == {} else images
 
     images = torch.randn(2, 3, 4, 4)
-    forms, failures = make_forms(Untyped(), images)
+    forms, failures = make_forms(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Sequential(Untyped())), images)
     assert list(forms) == ["base", "traced"]
     assert list(failures) == ["scripted"]
+    assert failures["scripted"].startswith("TorchScript cannot compile its 1.0 (Untyped): Compiled functions can't")
     assert "line" not in failures["scripted"], "the reason, and not its place"
+    assert make_forms(Untyped(), images)[1]["scripted"].startswith("TorchScript cannot compile Untyped: Compiled")
     timings = time_forms({"slow": lambda x: forms["base"](x) + 1, **forms}, images, passes=2)
     assert timings["base"].difference == pytest.approx(1.0)
+
+
+def test_a_network_with_handmade_convolutions_is_timed_unscripted() -> None:
+    network = use_unfold_convolutions(build("tiny-cnn", classes=10, options={})).eval()
+    forms, failures = make_forms(network, torch.randn(2, 3, 8, 8))
+    assert list(forms) == ["base", "traced"]
+    said = "TorchScript cannot compile its features.0 (UnfoldConv2d): keyword-arg expansion is not supported"
+    assert failures["scripted"] == said
 
 
 def test_a_network_that_changes_its_images_is_timed_on_the_same_ones() -> None:
