@@ -93,10 +93,11 @@ def _describe_refused(path: Path, error: str) -> str:
     named = re.search(r"GLOBAL ([\w.]+)", error)
     if named is None:
         return "it is not a file of torch.save; save one with torch.save(net.state_dict(), FILE)"
-    weights = f"torch.load({str(path)!r}, 'cpu', weights_only=False)['state_dict']"
+    content = f"torch.load({str(path)!r}, 'cpu', weights_only=False)"
     return (
-        f"it holds more than weights ({named[1]}), and to read that may run code; if you trust its source, save what "
-        f"it has under 'state_dict' or another key alone: torch.save({weights}, 'weights.pth')"
+        f"it holds more than weights ({named[1]}), and to read that may run code; if you trust its source, save its "
+        f"weights alone, of a checkpoint: torch.save({content}['state_dict'], 'weights.pth'), or with the key that it "
+        f"has; of an entire network: torch.save({content}.state_dict(), 'weights.pth')"
     )
 
 

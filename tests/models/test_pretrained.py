@@ -204,21 +204,23 @@ def test_weights_that_are_sparse_complex_or_without_values_are_refused(tmp_path:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_file_with_more_than_weights_says_how_to_save_them_alone(tmp_path: Path, zipped: bool) -> None:
-    """As timm's own training writes it, with the arguments of its command; the message's code works."""
+    """As timm's own training writes it, with the arguments of its command, or a network; the message's code works."""
     source, model, path = tiny(), tiny(), tmp_path / "their file.pth"
     weights = source.state_dict()
-    for other, names in (
-        (argparse.Namespace(model="x"), "argparse.Namespace"),
-        ({"out": Path("x")}, "pathlib"),
-        (np.random.get_state(), "numpy"),
-        (source, "cifar_dist.models"),
+    for content, kind, names in (
+        ({"state_dict": weights, "other": argparse.Namespace(model="x")}, "checkpoint", "argparse.Namespace"),
+        ({"state_dict": weights, "other": {"out": Path("x")}}, "checkpoint", "pathlib"),
+        ({"state_dict": weights, "other": np.random.get_state()}, "checkpoint", "numpy"),
+        ({"state_dict": weights, "other": source}, "checkpoint", "cifar_dist.models"),
+        (source, "entire network", "cifar_dist.models"),
     ):
-        torch.save({"state_dict": weights, "other": other}, path, _use_new_zipfile_serialization=zipped)
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
         with pytest.raises(UserError) as caught:
             load_pretrained(model, path, "tiny-resnet")
-        said, _, code = str(caught.value).partition(" alone: ")
+        said, _, ways = str(caught.value).partition(" alone, of a")
         assert f"cannot read weights from {path}: it holds more than weights ({names}" in said
-        exec(code.replace("'weights.pth'", repr(str(tmp_path / "weights.pth"))), {"torch": torch})
+        way_of = dict(re.findall(r"n? (checkpoint|entire network): (torch\.save\(.+?, 'weights\.pth'\))", ways))
+        exec(way_of[kind].replace("'weights.pth'", repr(str(tmp_path / "weights.pth"))), {"torch": torch})
         assert load_pretrained(model, tmp_path / "weights.pth", "tiny-resnet") == []
         assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
 
