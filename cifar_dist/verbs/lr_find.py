@@ -19,6 +19,7 @@ from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.output import refuse_lasting
 
 if TYPE_CHECKING:
+    from cifar_dist.config import Config
     from cifar_dist.optim.lr_curve import Curve
 
 HELP = "find a recipe's learning rate with a range test"
@@ -61,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.low >= arguments.high:
         raise UserError(f"--low {arguments.low:g} must be below --high {arguments.high:g}")
     config = recipe.load(arguments.recipe, arguments.settings)
+    _refuse_checkpoint(config)
     if arguments.write is not None:
         refuse_lasting(arguments.write, "--write")
         require_recipe(arguments.write, config)
@@ -107,6 +109,20 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             print(f"use it with --optim.lr {lr:g}")
     return EXIT_DONE
+
+
+def _refuse_checkpoint(config: Config) -> None:
+    """Refuse ``run.from``, which the recipe of a branch has: its rate would be that of new weights."""
+    if config.run.from_:
+        from cifar_dist.run_folder import RunFolder
+
+        words = ['--run.from ""']
+        words += ["--run.from_other_data false"] if config.run.from_other_data else []
+        words += ["--run.name NEW"] if RunFolder.of(config).exists() else []
+        raise UserError(
+            "run.from has no effect on a range test, which does not begin with a checkpoint; "
+            f"use {' '.join(words)}, and --model.pretrained FILE to begin with its weights"
+        )
 
 
 def _doubt(curves: Sequence[Curve], high: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import tomllib
@@ -12,7 +13,7 @@ import pytest
 from support.run_folders import write_run
 from support.running import finish, spawn, start, train
 
-from cifar_dist import recipe
+from cifar_dist import cli, recipe
 from cifar_dist.config import SGDConfig
 from cifar_dist.errors import UserError
 from cifar_dist.optim.lr_curve import Curve
@@ -166,6 +167,20 @@ def test_a_stopped_range_test_leaves_nothing(tiny: Path, tmp_path: Path) -> None
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_recipe_of_a_branch_is_tested_in_another_folder_and_without_its_origin(tiny: Path, tmp_path: Path) -> None:
+    config = recipe.load(str(tiny)).with_run(name="branch", from_="tiny")
+    branch = write_run(tmp_path / "runs" / "branch", config)
+    with pytest.raises(UserError) as refused:
+        cli.run(["lr-find", str(branch / "config.toml")])
+    way = '--run.from "" --run.name NEW'
+    assert str(refused.value) == (
+        "run.from has no effect on a range test, which does not begin with a checkpoint; "
+        f"use {way}, and --model.pretrained FILE to begin with its weights"
+    )
+    assert cli.run(["lr-find", str(branch / "config.toml"), *RANGE, *shlex.split(way)]) == 0
+    assert (tmp_path / "runs" / "NEW" / "lr_curve.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -179,6 +194,10 @@ def test_a_stopped_range_test_leaves_nothing(tiny: Path, tmp_path: Path) -> None
         (
             ["--run.dir", "/dev/null"],
             "the run folder /dev/null/tiny cannot be written: /dev/null stands in the way; use",
+        ),
+        (
+            ["--run.from", "other", "--run.from_other_data"],
+            'does not begin with a checkpoint; use --run.from "" --run.from_other_data false, and --model.pretrained',
         ),
     ],
 )
