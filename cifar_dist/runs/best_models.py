@@ -172,14 +172,17 @@ def _best_of(entry: ListedRun, warn: Callable[[str], None]) -> BestModel | None:
 
 def _test_accuracy(run: RunFolder, result: Result, name: str, step: int) -> float | None:
     """Return the accuracy of a checkpoint where it was evaluated as the final weights are; None if it was not."""
-    own, settings = own_data_of(run), result.config.eval
-    wanted = settings.split, result.tta or settings.tta
+    own, config, final = own_data_of(run), result.config, result.final
+    split, tta = config.eval.split, result.tta or config.distinct_tta  # as evaluate records it
+    known = None if final is None else final.tta_below
+    threshold = config.eval.tta_below if known is None else known
     for evaluation in run.evaluation_folders():
         summary = read_summary(evaluation.summary)
         if summary is None or summary.accuracy is None or is_on_other_data(summary, own):
             continue
         is_these = summary.checkpoint == name or (summary.checkpoint == FINAL and summary.step == step)
-        if is_these and (summary.split, summary.tta) == wanted:
+        at_threshold = tta == "0" or summary.tta_below in (None, threshold)
+        if is_these and (summary.split, summary.tta) == (split, tta) and at_threshold:
             return summary.accuracy
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,10 @@ from support.run_folders import cells, write_run
 from support.without_rights import public_folder, without_rights
 
 from cifar_dist import cli
-from cifar_dist.config import Config, ModelConfig, TrainConfig
+from cifar_dist.config import Config, EvalConfig, ModelConfig, TrainConfig
 from cifar_dist.errors import UserError
 from cifar_dist.files.checksums import write_sums
-from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder import EvaluationSummary, RunFolder
 from cifar_dist.runs.best_models import best_models, collect
 from cifar_dist.runs.listing import describe, find_runs
 
@@ -66,6 +67,41 @@ def test_the_best_weights_of_all_runs_are_ranked_in_one_folder(here: Path, capsy
     assert len(list(Path("best-models").iterdir())) == 3, "one with a validation accuracy, one without, and the table"
     with pytest.raises(UserError, match=r"runs exists and has no models\.csv; use another --out"):
         cli.run(["runs", "best", "--out", "runs"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "final", "evaluations", "expected"),
+    [
+        # (views, threshold) of each evaluation; their accuracies are 0.0, 0.1, 0.2 and so on
+        (("8", 1.0), None, [("8", 0.5), ("8", 1.0)], 0.1),
+        (("8", 1.0), ("8", 0.5), [("8", 1.0), ("8", 0.5)], 0.1),
+        (("8", 0.5), ("0", 1.0), [("8", 0.5), ("0", 0.5)], 0.1),  # without views there is no threshold
+        (("8", 0.5), None, [("8", None), ("8", 0.5)], 0.0),  # by an earlier version
+        (("8", 0.5), ("8", None), [("8", 1.0), ("8", 0.5)], 0.1),
+        (("1", 1.0), None, [("8", 1.0), ("0", 1.0)], 0.1),  # no other view than the image
+    ],
+)
+def test_the_accuracy_of_the_best_weights_has_the_views_of_the_final_evaluation(
+    here: Path,
+    settings: tuple[str, float],
+    final: tuple[str, float | None] | None,
+    evaluations: list[tuple[str, float | None]],
+    expected: float,
+) -> None:
+    config = replace(CONFIG, eval=EvalConfig(tta=settings[0], tta_below=settings[1]))
+    run = write_run(here / "a", config, val=0.4, test=0.9 if final else None)
+    small_checkpoint.save(run / "checkpoints", 3, best=True)
+    if final:
+        (summary,) = run.glob("evaluations/*/summary.json")
+        views = {"tta": final[0], "tta_below": final[1]}
+        summary.write_text(json.dumps({**json.loads(summary.read_text()), **views}))
+    for number, (tta, below) in enumerate(evaluations):
+        folder = run / "evaluations" / f"a_val_acc_0_20261128-10000{number}_model_b"
+        folder.mkdir(parents=True)
+        one = EvaluationSummary("a", "step-00000003", 3, "test", tta=tta, tta_below=below, accuracy=number / 10)
+        (folder / "summary.json").write_text(one.to_json())
+    (model,) = best_models([describe(RunFolder(run))], print)
+    assert model.test == expected
 
 
 def test_the_best_models_of_an_earlier_version_are_replaced(here: Path) -> None:
