@@ -120,6 +120,9 @@ class LookaheadConfig(RunningAverageConfig):
     Zhang, Lucas, Hinton, Ba: *Lookahead Optimizer: k steps forward, 1 step back*, arXiv:1907.08610; k is ``every`` and
     alpha is ``1 - decay``. With ``ramp`` the decay grows over the run, as in airbench94 (Keller Jordan,
     arXiv:2404.00498: decay 0.95 ** 5, every 5, ramp 3). With the decay of an EMA, nothing is learnt.
+
+    Batch statistics are averaged and replaced too, so they lag behind the weights, above all in the first epochs and
+    where ``model.unfreeze`` adds stages of random weights: set ``recalibrate``.
     """
 
     gives_back: ClassVar[bool] = True
