@@ -59,8 +59,12 @@ class RunningAverageConfig(AverageConfig):
         return range(self.first_step(steps_per_epoch) + self.every, steps + 1, self.every)
 
     def keeps_weights(self, steps: int, *, steps_per_epoch: int, before: int, after: int) -> bool:
-        """Whether the updates in the first ``steps`` of runs of ``before`` and ``after`` epochs have equal weights."""
+        """Whether the updates in the first ``steps`` of runs of ``before`` and ``after`` epochs have equal weights.
+
+        Only those that both runs have count.
+        """
         start = self.first_step(steps_per_epoch)
+        steps = min(steps, steps_per_epoch * before, steps_per_epoch * after)
         return all(
             self.weight(step, start=start, total=steps_per_epoch * before)
             == self.weight(step, start=start, total=steps_per_epoch * after)
@@ -141,7 +145,7 @@ class LookaheadConfig(RunningAverageConfig):
         require_at_least(self, ramp=0)
 
     def weight(self, step: int, *, start: int, total: int) -> float:
-        return 1 - self.decay * math.pow(min(step / total, 1), self.ramp)  # lr-find takes more steps
+        return 1 - self.decay * math.pow(step / total, self.ramp)
 
 
 AverageConfig.variants.update(none=NoAverageConfig, ema=EMAConfig, swa=SWAConfig, lookahead=LookaheadConfig)

@@ -36,6 +36,7 @@ class WeightAverage:
         self._weights, self._config = weights, config
         self._total = steps_per_epoch * epochs
         self._start = config.first_step(steps_per_epoch)
+        self._updates = config.updates(self._total, steps_per_epoch)
         self._average = self._copy() if self._start == 0 else {}
 
     @property
@@ -47,7 +48,8 @@ class WeightAverage:
     def update(self, step: int) -> None:
         """Update the average if it is due, and copy it into the model if the config says so.
 
-        Call it once after each step.
+        Call it once after each step. A range test may take more steps than the run: updates after its end have the
+        weight of its last one.
 
         Args:
             step: optimizer steps done.
@@ -55,12 +57,13 @@ class WeightAverage:
         Raises:
             UserError: a plug-in's weight is not in [0, 1].
         """
-        is_due = step >= self._start and (step - self._start) % self._config.every == 0
+        is_due = bool(self._updates) and step >= self._start and (step - self._start) % self._config.every == 0
         if step == self._start:
             self._average = self._copy()
         elif is_due:
             assert self._average, f"the average begins after step {self._start} and was not loaded at step {step}"
-            coefficient = average_weight(self._config, step, start=self._start, total=self._total)
+            counted = min(step, self._updates[-1])
+            coefficient = average_weight(self._config, counted, start=self._start, total=self._total)
             torch._foreach_lerp_(list(self._average.values()), list(self._weights.tensors().values()), coefficient)
         if is_due and self._config.gives_back:
             self._weights.put(self._average)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import swa_utils
 
 from cifar_dist.config import AverageConfig
-from cifar_dist.config.average import EMAConfig, NoAverageConfig, SWAConfig
+from cifar_dist.config.average import EMAConfig, NoAverageConfig, RunningAverageConfig, SWAConfig
 from cifar_dist.errors import UserError
 from cifar_dist.models import build
 from cifar_dist.optim.averaging import WeightAverage, build_average, recalibrate
@@ -76,6 +78,40 @@ def test_swa_is_the_mean_of_the_weights() -> None:
         nn.init.constant_(model.weight, step)
         average.update(step)
     assert average.tensors["weight"].item() == pytest.approx((10 + 13 + 16 + 19 + 22 + 25 + 28 + 31) / 8)
+
+
+@dataclass(frozen=True)
+class Closing(RunningAverageConfig):
+    """Of a plug-in, with a weight for the steps of a run only; it gives the average back."""
+
+    gives_back: ClassVar[bool] = True
+
+    def weight(self, step: int, *, start: int, total: int) -> float:
+        assert step in range(start + self.every, total + 1, self.every)
+        return 1 / (total - step + 1)
+
+
+def test_a_range_test_may_take_more_steps_than_the_run() -> None:
+    """An update after the end has the weight of the run's last one, here 0.5; without any, the weights are kept."""
+    updated = [1, 2, 3, 4, 5 / 3, 8 / 3, 11 / 3, 14 / 3, 11 / 3, 14 / 3, 17 / 3, 20 / 3, 17 / 3, 20 / 3]
+    for start, values in ((1, updated), (7, range(1, 15))):
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(model.weight)
+        config = Closing(start=start / 2, every=4)
+        average = build_average(config, HeldWeights(model), steps_per_epoch=2, epochs=5)
+        assert average is not None
+        found = []
+        for step in range(1, 15):
+            model.weight.data += 1
+            average.update(step)
+            found.append(model.weight.item())
+        assert found == pytest.approx(list(values))
+
+
+def test_the_weights_of_a_length_shorter_than_the_steps_done_are_not_asked_for() -> None:
+    """That such a run cannot be continued is found afterwards, and said."""
+    assert not Closing().keeps_weights(9, steps_per_epoch=1, before=10, after=5)
+    assert Closing(every=5).keeps_weights(9, steps_per_epoch=1, before=10, after=4)
 
 
 @pytest.mark.parametrize("config", AVERAGES)

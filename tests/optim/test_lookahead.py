@@ -20,11 +20,6 @@ def test_the_defaults_are_those_of_the_paper() -> None:
     assert (config.every, config.weight(5, start=0, total=100)) == (5, 0.5)
 
 
-def test_a_range_test_may_take_more_steps_than_the_run() -> None:
-    config = LookaheadConfig(decay=0.9, ramp=3.0)
-    assert config.weight(200, start=0, total=100) == config.weight(100, start=0, total=100) == pytest.approx(0.1)
-
-
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.05)
 
