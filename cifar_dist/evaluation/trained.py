@@ -20,6 +20,7 @@ from cifar_dist.distributed.wrapped_model import InferenceModel
 from cifar_dist.errors import UserError
 from cifar_dist.evaluation.checkpoint_ref import CheckpointRef
 from cifar_dist.launch.launched import is_main_process
+from cifar_dist.models.pretrained import find_weights, is_part_of_checkpoint
 from cifar_dist.models.weight_files import WEIGHT_SUFFIXES, read_weights
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.settings import read_settings_with_plugins
@@ -56,6 +57,8 @@ def open_trained(run: RunFolder, which: str) -> Trained:
     """
     config, trained_on = read_settings_with_plugins(run, trains=False), run.read_manifest()
     given = expand_existing(which)
+    if is_part_of_checkpoint(given):
+        raise UserError(f"--checkpoint: {given} is a part of a checkpoint; give its folder, {given.parent}")
     if given.is_file() and not checkpoint.is_name(which):
         return Trained(run, config, trained_on, CheckpointRef((given,), _as_folder_name(given.name), None, None))
     if given.suffix in WEIGHT_SUFFIXES or (len(given.parts) > 1 and not given.is_dir()):
@@ -74,8 +77,8 @@ def open_trained(run: RunFolder, which: str) -> Trained:
         weights = CheckpointRef(checkpoint.evaluated_weights(path), name, state.step, accuracy)
     except checkpoint.CheckpointError as error:
         where = f"{given}: " if len(given.parts) > 1 else ""
-        files = sorted(path for suffix in WEIGHT_SUFFIXES for path in given.glob(f"*{suffix}"))
-        way = f"its weights are {files[0]}" if files else "give a complete checkpoint or a file of weights"
+        file = find_weights(given)
+        way = f"its weights are {file}" if file else "give a complete checkpoint or a file of weights"
         raise UserError(f"--checkpoint: {where}{error}; {way}") from None
     return Trained(run, config, trained_on, weights)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cifar_dist.errors import UserError, first_line
+from cifar_dist.errors import UserError, first_line, quoted
 from cifar_dist.formatting import and_more, counted, list_some
 from cifar_dist.models.transfer import last_layer
 from cifar_dist.models.weight_files import WEIGHT_SUFFIXES, read_weights, require_state_dict
@@ -22,6 +22,8 @@ PUBLISHED = "published"
 _SAME_AS_TORCHVISION = ("resnet18", "resnet34", "resnet50")  # our models whose keys and shapes equal torchvision's
 _IN_RUNS = ("", "final", "checkpoints/best")  # where a run, or its checkpoint, has weights
 _IN_FOLDERS = ("model.safetensors", "averaged.safetensors", "weights.safetensors")  # the first is the one to evaluate
+_OTHER_STATE = ("optimizer.safetensors", "averaged_statistics.safetensors")  # of a checkpoint, beside its weights
+_PART = re.compile(r"-\d+-of-\d+$")  # at the end of the name of a part of a file, without its suffix
 _TIMEOUT_SECONDS = 30  # without a byte received; torch by itself would wait forever
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # of GoogLeNet and Inception, which we build without them
 
@@ -108,7 +110,7 @@ def _compare_shapes(key: str, theirs: torch.Size, ours: torch.Size, *, is_only: 
 
 
 def _read_pretrained(path: Path, model: nn.Module) -> dict[str, Tensor]:
-    if not path.is_file():
+    if not path.is_file() or is_part_of_checkpoint(path):
         raise UserError(f"model.pretrained: {path} {_say_what_to_give(path)}")
     try:
         return read_weights(path, model)
@@ -116,18 +118,42 @@ def _read_pretrained(path: Path, model: nn.Module) -> dict[str, Tensor]:
         raise UserError(f"model.pretrained: cannot read weights from {path}: {error}") from None
 
 
+def find_weights(folder: Path) -> Path | None:
+    """Return the file of weights in a folder, of a checkpoint's those to evaluate; None for none in one file."""
+    named = (folder / name for name in _IN_FOLDERS)
+    others = sorted(path for suffix in WEIGHT_SUFFIXES for path in folder.glob(f"*{suffix}"))
+    usable = (path for path in others if path.name not in _OTHER_STATE and not _PART.search(path.stem))
+    return next((path for path in (*named, *usable) if path.is_file()), None)
+
+
+def is_part_of_checkpoint(path: Path) -> bool:
+    """Whether a file has a part of the weights, or of the other state, of a checkpoint that several processes wrote."""
+    return _PART.search(path.stem) is not None and (path.parent / "COMPLETE.json").is_file()
+
+
 def _say_what_to_give(path: Path) -> str:
     """Say what is wrong with a path that is not a file, and what to give: of a run, its final or best weights."""
     if not path.exists():
         such = "" if path.suffix else f", as runs/{path.name}/final/model.safetensors of a run"
         return f"does not exist; give a .safetensors or .pth file{such}"
+    if is_part_of_checkpoint(path):
+        return f"is a part of a checkpoint; {_way_to_join(path.parent)}"
     if not path.is_dir():
         return "is not a file; give a .safetensors or .pth file"
-    places = [[file for name in _IN_FOLDERS if (file := path / place / name).is_file()] for place in _IN_RUNS]
-    others = sorted(file for suffix in WEIGHT_SUFFIXES for file in path.glob(f"*{suffix}"))
-    files = [found[0] for found in places if found] or others[:1]
+    places = [path / place for place in _IN_RUNS]
+    files = [file for file in map(find_weights, places) if file is not None]
+    for place in places:
+        if not files and any(map(is_part_of_checkpoint, place.glob("weights-*"))):
+            return f"is a folder with weights in parts; {_way_to_join(place)}"
     such = f", as {' or '.join(map(str, files))}" if files else ""
     return f"is a folder; give a .safetensors or .pth file{such}"
+
+
+def _way_to_join(folder: Path) -> str:
+    """Return how to get a file of weights of the run that has the checkpoint ``folder``, whose weights are in parts."""
+    run = folder.parent.parent if folder.parent.name == "checkpoints" else None
+    final = f"give {run}/final/model.safetensors, or " if run and (run / "final/model.safetensors").is_file() else ""
+    return f"{final}write the best ones of its run as one file: cifar-dist runs best{f' {quoted(run)}' if run else ''}"
 
 
 def _find_published(model: nn.Module, name: str) -> Callable[[], dict[str, Tensor]]:

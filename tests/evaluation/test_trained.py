@@ -11,7 +11,7 @@ import torch
 from support import forked_ranks
 from support.engines import engine as start
 from support.recorded import val, write_metrics
-from support.small_checkpoint import save
+from support.small_checkpoint import save, save_in_parts
 
 from cifar_dist import models
 from cifar_dist.checkpoint import save_tensors
@@ -72,6 +72,27 @@ def test_a_damaged_checkpoint_at_a_path_is_refused(trained: list[Trained], tmp_p
     weights.write_bytes(content)
     with pytest.raises(UserError, match=rf"^--checkpoint: {path}: {weights.name} differs from what was saved"):
         open_trained(run, str(path))
+
+
+def test_a_path_of_a_checkpoint_that_cannot_be_evaluated_is_answered_with_one_that_can(
+    trained: list[Trained], tmp_path: Path
+) -> None:
+    """Not with the state of the optimizer, nor with a part of the weights."""
+    run = RunFolder(tmp_path / "it")
+    run.path.mkdir()
+    trained[0].trained_on.save(run.path)
+    write_settings(run, trained[0].config)
+    in_parts, in_one = save_in_parts(tmp_path / "a", 3, 2), save(tmp_path / "b", 3)
+    part = in_parts / "averaged-1-of-2.safetensors"
+    with pytest.raises(UserError, match=rf"^--checkpoint: {part} is a part of a .*; give its folder, {in_parts}$"):
+        open_trained(run, str(part))
+    (in_parts / "state.json").unlink()
+    with pytest.raises(UserError, match=r"; give a complete checkpoint or a file of weights$"):
+        open_trained(run, str(in_parts))
+    for file in ("averaged.safetensors", "averaged_statistics.safetensors", "COMPLETE.json"):
+        (in_one / file).unlink()
+    with pytest.raises(UserError, match=rf"; its weights are {in_one}/weights\.safetensors$"):
+        open_trained(run, str(in_one))
 
 
 def test_ranks_that_open_a_run_while_it_saves_load_the_weights_that_rank_0_chose(

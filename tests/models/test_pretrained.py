@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import shlex
+import shutil
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,12 +15,15 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from support.dataset_builders import write_archive
+from support.run_folders import write_run
 from support.running import free_port
+from support.small_checkpoint import averaged, save_in_parts
 from torch import Tensor, nn
 
-from cifar_dist.config import OptionValue
+from cifar_dist import cli
+from cifar_dist.config import Config, OptionValue
 from cifar_dist.errors import UserError
 from cifar_dist.models import build
 from cifar_dist.models.pretrained import check_pretrained, load_pretrained
@@ -105,6 +110,8 @@ def test_a_file_without_any_key_of_the_network_is_quoted(tmp_path: Path) -> None
             ", as RUN/final/model.safetensors or RUN/checkpoints/best/averaged.safetensors",
         ),
         (["checkpoints/best/optimizer.safetensors", "config.toml"], ""),
+        (["optimizer.safetensors", "averaged_statistics.safetensors"], ""),
+        (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], ""),  # as of Hugging Face
     ],
 )
 def test_the_weights_in_a_folder_are_named(tmp_path: Path, files: list[str], named: str) -> None:
@@ -116,6 +123,48 @@ def test_the_weights_in_a_folder_are_named(tmp_path: Path, files: list[str], nam
         load_pretrained(tiny(), tmp_path, "tiny-resnet")
     said = str(error.value).replace(str(tmp_path), "RUN")
     assert said == f"model.pretrained: RUN is a folder; give a .safetensors or .pth file{named}"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("checkpoints/best", "is a folder with weights in parts"),
+        ("checkpoints/step-00000003", "is a folder with weights in parts"),
+        ("", "is a folder with weights in parts"),
+        ("checkpoints/best/averaged-1-of-2.safetensors", "is a part of a checkpoint"),
+        ("checkpoints/step-00000003/optimizer-2-of-2.safetensors", "is a part of a checkpoint"),
+    ],
+)
+def test_the_command_that_writes_weights_in_parts_as_one_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = write_run(Path("runs/a"), Config())
+    save_in_parts(run / "checkpoints", 3, 2, best=True)
+    with pytest.raises(UserError) as error:
+        load_pretrained(tiny(), run / given, "tiny-resnet")
+    said, _, command = str(error.value).partition("; write the best ones of its run as one file: cifar-dist ")
+    assert said == f"model.pretrained: {run / given} {says}"
+    assert cli.run(shlex.split(command)) == 0
+    (written,) = Path("best-models").glob("*.safetensors")
+    assert load_file(written).keys() == averaged(3).weights.keys()
+    (run / "final").mkdir()
+    (run / "final" / "model.safetensors").touch()
+    instead = f"{says}; give {run}/final/model.safetensors, or write the" if given else f"as {run}/final/model.safe"
+    with pytest.raises(UserError, match=instead):
+        load_pretrained(tiny(), run / given, "tiny-resnet")
+
+
+def test_the_parts_of_a_checkpoint_without_its_run_are_named(tmp_path: Path) -> None:
+    copied = shutil.copytree(save_in_parts(tmp_path / "checkpoints", 3, 2), tmp_path / "copied")
+    with pytest.raises(UserError, match=r"/copied is a folder with weights in parts; write .*: cifar-dist runs best$"):
+        load_pretrained(tiny(), copied, "tiny-resnet")
+
+
+def test_a_file_of_weights_is_not_a_part_for_its_name_alone(tmp_path: Path) -> None:
+    path = tmp_path / "fold-1-of-3.safetensors"
+    save_file(tiny().state_dict(), path)
+    assert load_pretrained(tiny(), path, "tiny-resnet") == []
 
 
 def test_the_name_of_a_run_is_not_a_path(tmp_path: Path) -> None:
