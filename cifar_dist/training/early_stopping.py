@@ -48,8 +48,13 @@ class EarlyStopping:
         return 0 < self._config.patience <= self.waited
 
     def __str__(self) -> str:
-        best = "never" if self._best is None else f"best {abs(self._best):.4f} in epoch {self._best_epoch + 1}"
-        return f"early stopping: no better {self._config.monitor} in {self.waited} evaluations, {best}"
+        monitor, delta, count = self._config.monitor, self._config.min_delta, f"{self.waited} evaluations"
+        if self._best is None:
+            return f"early stopping: no better {monitor} in {count}, never"
+        counted = f"{abs(self._best):.4f} in epoch {self._best_epoch + 1}"
+        if delta:  # a later one may be better, by less than that
+            return f"early stopping: no {monitor} better by more than {delta:g} in {count} since {counted}"
+        return f"early stopping: no better {monitor} in {count}, best {counted}"
 
 
 class End(NamedTuple):

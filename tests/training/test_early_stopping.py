@@ -22,7 +22,7 @@ def test_early_stopping_survives_a_kill_and_can_be_undone(place: Place) -> None:
     early = place.runs / "early"
     kind, step, note = events(early)[-1]
     assert (kind, step < 40 * STEPS) == ("finished", True)
-    assert note.startswith("early stopping: no better val_accuracy in 2 evaluations, best 0.")
+    assert note.startswith("early stopping: no val_accuracy better by more than 0.3 in 2 evaluations since 0.")
     assert place.train("early-killed", *EARLY, die_at=22).code == -9
     killed = place.runs / "early-killed"
     assert 0 < len(metrics(killed)) < step
@@ -69,7 +69,7 @@ def test_a_patience_that_has_ended_before_is_refused_though_a_later_evaluation_w
     early = ["--train.min_delta", f"{(second + third) / 2 - first}", "--train.patience"]
     refused = place.run("resume", str(place.runs / "uneven"), "--train.epochs", "4", *early, "1")
     assert refused.code == 2, refused.said
-    assert "would have ended before, by early stopping: no better val_accuracy in 1 evaluations" in refused.said
+    assert "would have ended before, by early stopping: no val_accuracy better by more than 0." in refused.said
     assert "; add --train.patience 2 or more, or leave its length" in refused.said
     branch = [*words, *early, "1", "--run.from", "uneven", "--train.epochs", "5"]
     begun = place.train("even", *branch, "--train.max_steps", str(3 * STEPS + 1))
@@ -109,6 +109,21 @@ def test_the_best_evaluation_is_named_with_its_epoch() -> None:
     records = [Record(n + 1, n, "val", 1.0, accuracy, 10, 0.1) for n, accuracy in enumerate((0.5, 0.75, 0.7, 0.6))]
     stopping = EarlyStopping(TrainConfig(patience=2), records)
     assert str(stopping) == "early stopping: no better val_accuracy in 2 evaluations, best 0.7500 in epoch 2"
+
+
+@pytest.mark.parametrize(
+    ("min_delta", "losses", "says"),
+    [
+        (0.0, [0.5, 0.25, 0.3], "no better val_loss in 1 evaluations, best 0.2500 in epoch 2"),
+        (0.1, [0.5, 0.45], "no val_loss better by more than 0.1 in 1 evaluations since 0.5000 in epoch 1"),
+        (0.1, [float("nan")], "no better val_loss in 1 evaluations, never"),
+    ],
+)
+def test_an_evaluation_that_is_better_by_little_is_not_denied(min_delta: float, losses: list[float], says: str) -> None:
+    """The last that counted as an improvement need not be the best."""
+    records = [Record(n + 1, n, "val", loss, 0.5, 10, 0.1) for n, loss in enumerate(losses)]
+    config = TrainConfig(patience=1, monitor="val_loss", min_delta=min_delta)
+    assert str(EarlyStopping(config, records)) == f"early stopping: {says}"
 
 
 @given(
