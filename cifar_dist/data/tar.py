@@ -16,7 +16,7 @@ from cifar_dist.data.npz import MAX_CLASSES
 from cifar_dist.data.shard import UNLABELLED, Shard
 from cifar_dist.errors import UserError
 from cifar_dist.files.checksums import sha256
-from cifar_dist.files.reading import is_utf8, require_utf8_locale
+from cifar_dist.files.reading import is_utf8
 from cifar_dist.formatting import and_more
 
 ByteRange = tuple[int, int]
@@ -86,8 +86,6 @@ def index_tar(root: Path, name: str) -> IndexedTar:
         )
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    except UserError:  # the locale
-        raise
     except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
         raise UserError(
             f"{path} cannot be used for training: {str(error)[:_LONGEST_PROBLEM]}; fix or remove it"
@@ -100,7 +98,6 @@ def group_members(file: IO[bytes]) -> TarMembers:
 
     Raises:
         ValueError, tarfile.TarError: the file is not an intact tar, or webdataset would read its members differently.
-        UserError: the locale has another encoding than a name.
     """
     from webdataset.tariterators import base_plus_ext
 
@@ -108,13 +105,12 @@ def group_members(file: IO[bytes]) -> TarMembers:
     keyless = Counter[str]()
     last: str | None = None
     between: str | None = None  # the hidden member since the last one of a sample
-    with tarfile.open(fileobj=file, mode="r:") as tar:
+    with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:  # whatever the locale
         for member in tar:
             if member.isdir() or _METADATA.match(member.name):
                 continue
             if not member.isreg() or member.issparse():
                 raise ValueError(f"'{member.name}' is not a regular file")
-            require_utf8_locale(member.name, f"{file.name}: the name '{member.name}'")
             if not is_utf8(member.name):
                 raise ValueError(f"the name of its member '{member.name}' is not UTF-8")
             key, suffix = base_plus_ext(member.name)

@@ -224,8 +224,6 @@ def _find_problem(manifest: Manifest, shard: Shard, counts: NDArray[np.int64] | 
         return "missing"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    except UserError:  # the locale
-        raise
     except (tarfile.TarError, ValueError, EOFError, AssertionError) as error:
         return f"is not a WebDataset tar ({str(error)[:100]!a})"
 

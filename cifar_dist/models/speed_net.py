@@ -9,6 +9,8 @@
                                                            `-----------------------------------------------'
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 
@@ -130,21 +132,18 @@ class SpeedNet(nn.Module):
         self.head = nn.Linear(widths[-1], classes, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            x = self.groups(F.gelu(self.whiten(images)))
-        else:  # not in TorchScript, whose Sequential takes a tensor alone, and where nothing learns
-            x = self.groups(self._whitened(images))
+        x = self.groups(self._whitened(images))
         x = self.pool(x).flatten(1)
         logits: Tensor = self.head(x) * self.scale
         return logits
 
-    def _whitened(self, images: Tensor) -> Tensor | list[Tensor]:
+    def _whitened(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return the activations; if the bias learns from a share of the images, those of that and of the others."""
         if not self.training or (count := math.ceil(self.bias_share * len(images))) == len(images):
             return F.gelu(self.whiten(images))
         learnt = F.gelu(self.whiten(images[:count], len(images) / count))
         with torch.no_grad():
-            return [learnt, F.gelu(self.whiten(images[count:]))]
+            return learnt, F.gelu(self.whiten(images[count:]))
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
@@ -186,8 +185,7 @@ def _patch_covariance(images: Tensor) -> Tensor:
 class _Whiten(nn.Conv2d):
     """A 2x2 convolution whose effective bias is ``bias * gain``."""
 
-    # nn.Conv2d's may be None. TorchScript reads this type, which it cannot with annotations from __future__.
-    bias: nn.Parameter
+    bias: nn.Parameter  # nn.Conv2d's may be None
 
     def __init__(self, channels: int, filters: int, gain: float) -> None:
         super().__init__(channels, filters, _WHITEN_KERNEL)
@@ -210,12 +208,12 @@ class _Group(nn.Module):
         self.conv2 = _conv(width, width)
         self.norm2 = _BatchNorm(width, bias_gain, norm_momentum)
 
-    def forward(self, x: Tensor | list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
         """Map a batch, float [n, inputs, h, w], or parts of one, to [n, width, h // 2, w // 2]."""
         return F.gelu(self.norm2(self.conv2(self._pooled(x))))
 
-    def _pooled(self, x: Tensor | list[Tensor]) -> Tensor:
-        parts = [x] if isinstance(x, Tensor) else x
+    def _pooled(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
+        parts = (x,) if isinstance(x, Tensor) else x
         pooled = [F.max_pool2d(self.conv1(part), 2) for part in parts]
         return F.gelu(self.norm1(torch.cat(pooled) if len(pooled) > 1 else pooled[0]))
 
@@ -226,7 +224,7 @@ class _ResidualGroup(_Group):
         self.conv3 = _conv(width, width)
         self.norm3 = _BatchNorm(width, bias_gain, norm_momentum)
 
-    def forward(self, x: Tensor | list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
         first = self._pooled(x)
         x = F.gelu(self.norm2(self.conv2(first)))
         return F.gelu(self.norm3(self.conv3(x)) + first)
@@ -236,13 +234,12 @@ class _ConvBeforePool(nn.Conv2d):
     """A 3x3 convolution of padding 1 before a 2x2 pool, which ignores the last row and column of an odd side.
 
     They are 13 of 7x7 values, and are not computed on a CPU, where arithmetic takes the time. On a GPU launches do.
-    TorchScript computes them too: it cannot compile our :func:`conv2d`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Map float [n, inputs, h, w] to [n, outputs, h, w], or to h - 1 and w - 1 where these are not computed."""
         height, width = x.shape[2:]
-        if torch.jit.is_scripting() or x.device.type != "cpu":  # type: ignore[attr-defined]
+        if x.device.type != "cpu":
             return F.conv2d(x, self.weight, padding=1)
         if height % 2 and width % 2 and height < _LARGE_SIDE:
             return conv2d(F.pad(x, (1, 0, 1, 0)), self.weight)
