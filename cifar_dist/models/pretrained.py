@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ _IN_FOLDERS = ("model.safetensors", "averaged.safetensors", "weights.safetensors
 _OTHER_STATE = ("optimizer.safetensors", "averaged_statistics.safetensors")  # of a checkpoint, beside its weights
 _PART = re.compile(r"-\d+-of-\d+$")  # at the end of the name of a part of a file, without its suffix
 _TIMEOUT_SECONDS = 30  # without a byte received; torch by itself would wait forever
+_USE_THEIR_NETWORK = "use the model.name and model.options of their network"
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # of GoogLeNet and Inception, which we build without them
 
 
@@ -92,6 +93,9 @@ def _refuse_misfits(weights: Mapping[str, Tensor], model: nn.Module, origin: str
     ):
         if keys:
             theirs = f"; its keys are {list_some(list(weights), 2)}" if weights and len(unknown) == len(weights) else ""
+            if keys is missing and 0 < len(unknown) < len(weights):
+                way = _rename(unknown, missing, weights, own) or _USE_THEIR_NETWORK
+                theirs = f"; unexpected: {and_more(unknown[:1], len(unknown))}; {way}"
             if keys is wrong:
                 key = wrong[0]
                 theirs = _compare_shapes(key, weights[key].shape, own[key].shape, is_only=len(wrong) == 1)
@@ -100,10 +104,36 @@ def _refuse_misfits(weights: Mapping[str, Tensor], model: nn.Module, origin: str
     return skipped
 
 
+def _rename(
+    unknown: Sequence[str], missing: Sequence[str], weights: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> str:
+    """Say how to rename the part of a network that a file has under another name, as ``fc.1`` for ``fc``.
+
+    Args:
+        unknown: keys that only ``weights`` has, the file.
+        missing: keys that only ``own`` has, the network.
+
+    Returns:
+        The expression; empty if the keys do not differ in one prefix, or their tensors do in more than their first
+        dimension, the classes of a last layer.
+    """
+    leaf = missing[0].rpartition(".")[2]
+    before, after = unknown[0].removesuffix(leaf), missing[0].removesuffix(leaf)
+    if not before.endswith("."):
+        return ""
+    renamed = {key.replace(before, after): weight for key, weight in weights.items()}
+    if not {*missing} <= renamed.keys() <= own.keys() or len(renamed) < len(weights):
+        return ""
+    if any(renamed[key].shape[1:] != own[key].shape[1:] for key in missing):
+        return ""
+    names = f"{{k.replace({before!r}, {after!r}): v for k, v in weights.items()}}"
+    return f"rename them: torch.save({names}, 'weights.pth')"
+
+
 def _compare_shapes(key: str, theirs: torch.Size, ours: torch.Size, *, is_only: bool) -> str:
     """Name the shapes of a weight in a file and in a network, of which it may be the only one that differs."""
     there, here = ("x".join(map(str, shape)) or "a scalar" for shape in (theirs, ours))
-    way = "use the model.name and model.options of their network"
+    way = _USE_THEIR_NETWORK
     if is_only and len(theirs) == len(ours) == 4 and (*theirs[:1], *theirs[2:]) == (*ours[:1], *ours[2:]):
         way = f"use images of {counted(theirs[1], 'channel')}"  # else a convolution before would differ too
     return f"; {key} is {there} there and {here} in the network; {way}"

@@ -100,6 +100,40 @@ def test_a_file_without_any_key_of_the_network_is_quoted(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("theirs", "prefix"),
+    [("head.1.", ""), ("head.", ""), ("classifier.", ""), ("head.1.", "module.")],
+    ids=["sequential", "linear", "of-another-name", "of-ddp"],
+)
+@pytest.mark.parametrize("classes", [10, 1000])
+def test_a_head_of_another_name_is_refused_with_the_way_to_rename_it(
+    tmp_path: Path, theirs: str, prefix: str, classes: int
+) -> None:
+    """As the usual edit of a ResNet writes it: ``net.fc = Sequential(Dropout(), Linear())``."""
+    source, model, path = tiny(classes), tiny(), tmp_path / "weights.pth"
+    weights = {f"{prefix}{key.replace('head.0.', theirs)}": value for key, value in source.state_dict().items()}
+    torch.save(weights, path)
+    with pytest.raises(UserError) as caught:
+        load_pretrained(model, path, "tiny-resnet")
+    said, _, code = str(caught.value).partition("; rename them: ")
+    assert said.endswith(f"missing: head.0.weight and 1 more; unexpected: {theirs}weight and 1 more")
+    exec(code.replace("'weights.pth'", repr(str(path))), {"torch": torch, "weights": weights})
+    skipped = load_pretrained(model, path, "tiny-resnet")
+    assert skipped == (["head.0.weight", "head.0.bias"] if classes == 1000 else [])
+    for key, value in model.state_dict().items():
+        assert key in skipped or torch.equal(value, source.state_dict()[key])
+
+
+def test_a_head_of_more_layers_is_refused_with_its_keys(tmp_path: Path) -> None:
+    weights = tiny().state_dict()
+    weights["head.2.weight"], weights["head.2.bias"] = torch.zeros(10, 10), torch.zeros(10)
+    first = weights.pop("head.0.weight"), weights.pop("head.0.bias")
+    torch.save({**weights, "head.1.weight": first[0], "head.1.bias": first[1]}, tmp_path / "weights.pth")
+    says = r"missing: head\.0\.weight and 1 more; unexpected: head\.2\.weight and 3 more; use the model\.name and"
+    with pytest.raises(UserError, match=says):
+        load_pretrained(tiny(), tmp_path / "weights.pth", "tiny-resnet")
+
+
+@pytest.mark.parametrize(
     ("files", "named"),
     [
         (["model.safetensors"], ", as RUN/model.safetensors"),
