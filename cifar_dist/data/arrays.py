@@ -59,10 +59,14 @@ def as_images(value: object, where: str) -> NDArray[np.uint8]:
             machine beside the file: grey images take three times their size.
     """
     if not isinstance(value, np.ndarray) or value.dtype != np.uint8:
-        what = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-        scale = ", or for values from 0 to 1 (255 * images).round().astype('uint8')" if "float" in str(what) else ""
-        way = f"as in images.astype('uint8') for values from 0 to 255{scale}"
-        raise UserError(f"{where} is {what}; store images as an array of uint8, {way}")
+        what, way = type(value).__name__, ""
+        if isinstance(value, np.ndarray):
+            what = str(value.dtype)
+            scale = ", or for values from 0 to 1 (255 * images).round().astype('uint8')" if "float" in what else ""
+            way = f", as in images.astype('uint8') for values from 0 to 255{scale}"
+        elif isinstance(value, list | tuple):
+            way = ", as in np.stack(images)"
+        raise UserError(f"{where} is {what}; store images as an array of uint8{way}")
     side = math.isqrt(value.shape[1] // 3) if value.ndim == 2 else 0
     match value.shape:
         case (_, pixels) if side and pixels == 3 * side * side:

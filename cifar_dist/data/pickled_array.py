@@ -54,8 +54,16 @@ def as_text(value: object) -> str:
     if isinstance(value, bytes):
         return value.decode("latin-1")
     if not isinstance(value, str):
-        raise RefusedError(f"it has a {type(value).__name__.lstrip('_').lower()} where text is expected")
+        raise RefusedError(f"it has {describe_kind(value)} where text is expected")
     return value
+
+
+def describe_kind(value: object) -> str:
+    """Name the type of a value that is not expected, with its article."""
+    if value is None:
+        return "None"
+    kind = type(value).__name__.lstrip("_").lower()
+    return f"{'an' if kind.startswith(tuple('aeiou')) else 'a'} {kind}"
 
 
 def as_array(data: object, dtype: object, shape: object, order: object, axes: object = None) -> NDArray[np.generic]:

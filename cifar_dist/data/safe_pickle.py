@@ -15,7 +15,7 @@ import io
 import pickletools
 from collections.abc import Callable, Iterator
 
-from cifar_dist.data.pickled_array import Array, Dtype, RefusedError, as_text, from_buffer, scalar
+from cifar_dist.data.pickled_array import Array, Dtype, RefusedError, as_text, describe_kind, from_buffer, scalar
 from cifar_dist.errors import UserError
 
 MAX_BYTES = 1 << 30
@@ -55,7 +55,7 @@ def read_pickle(data: bytes, where: str) -> dict[str, object]:
             raise RefusedError(f"it has {len(data):,} bytes, and the limit is {MAX_BYTES:,}")
         top = _Machine(data).run()
         if not isinstance(top, dict):
-            raise RefusedError(f"it contains a {type(top).__name__.lstrip('_').lower()} instead of a dictionary")
+            raise RefusedError(f"it contains {describe_kind(top)} instead of a dictionary")
         return {
             as_text(key): value.value if isinstance(value, Array) else value
             for key, value in top.items()

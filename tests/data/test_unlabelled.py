@@ -101,7 +101,11 @@ def test_ids_of_text_name_the_way_to_keep_them(tmp_path: Path) -> None:
             )
             for name in ("labels", "fine_labels", "targets", "y", "y_test")
         ),
-        ([1, 2], "contains a list instead of a dictionary"),
+        ({"data": [np.zeros((32, 32, 3), "u1")] * 2, "ids": [1, 2]}, "array of uint8, as in np.stack(images)"),
+        ({"data": {"red": [1, 2]}, "ids": [1, 2]}, "is dict; store images as an array of uint8"),
+        ([1, 2], "it contains a list instead of a dictionary"),
+        (np.zeros((2, 32, 32, 3), "u1"), "it contains an array instead of a dictionary"),
+        (None, "it contains None instead of a dictionary"),
     ],
 )
 def test_a_wrong_unlabelled_pickle_is_refused(tmp_path: Path, content: object, complaint: str) -> None:
