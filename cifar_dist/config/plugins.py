@@ -1,6 +1,7 @@
 """Code from outside the package: ``path/to/file.py:Attribute`` or ``package.module:Attribute``.
 
-A path is relative to the working directory, like ``data.path``. Only :func:`load` imports anything.
+A path is relative to the working directory, like ``data.path``. A module is one that every command finds. Only
+:func:`load` imports anything.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from cifar_dist.config.plugin_code import is_beside_command
 from cifar_dist.config.plugin_copies import located
 from cifar_dist.config.plugin_errors import describe_import_failure, remember_plugin
 from cifar_dist.config.section import expand_existing
 from cifar_dist.config.tree import to_tree
-from cifar_dist.errors import nearest
+from cifar_dist.errors import nearest, quoted
 
 if TYPE_CHECKING:
     from cifar_dist.config import Config
@@ -86,9 +88,11 @@ def load(spec: str) -> object:
         module = importlib.import_module(place) if file is None else _import_file(file)
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and file is None and f"{place}.".startswith(f"{error.name}."):
-            raise ValueError(f"name {spec!r}: module {place} is not installed; for a file, give its path") from None
+            raise ValueError(f"name {spec!r}: module {place} is not installed; {_way_to_file(spec)}") from None
         cause = describe_import_failure(file, error)
         raise ValueError(f"name {spec!r}: importing {file or place} raised {cause}") from None
+    if file is None and is_beside_command(module):
+        raise ValueError(f"name {spec!r}: module {place} is not installed; {_way_to_file(spec, module.__file__)}")
     remember_plugin(module)
     if not hasattr(module, attribute):
         public = [name for name in vars(module) if not name.startswith("_")]
@@ -101,6 +105,24 @@ def _written_file(spec: str) -> Path | None:
     """Return what :func:`file_of` does, with ``~`` and variables as written: for another user they differ."""
     path = spec.rpartition(":")[0]
     return Path(path) if path.endswith(".py") else None
+
+
+def _way_to_file(spec: str, file: str | None = None) -> str:
+    """Say how to name a plug-in that is not in an installed module.
+
+    Args:
+        spec: as it was named.
+        file: where it is; None looks for it in the working directory.
+    """
+    place, _, attribute = spec.rpartition(":")
+    stem = Path(*place.split("."))
+    beside = [path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file()]
+    if not (file or beside):
+        return "for a file, give its path"
+    found = Path(file or beside[0]).resolve()
+    folder = found.parents[place.count(".") + (found.name == "__init__.py")]
+    shown = found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
+    return f"name its file, {shown}:{attribute}, or add its folder: export PYTHONPATH={quoted(folder)}"
 
 
 def _with_absolute_path(name: str) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 import pytest
-from support.running import spawn, train
+from support.plug_in_package import write_package
+from support.running import environment, spawn, train
 from support.small_checkpoint import names
 
 from cifar_dist.config import Config, TrackingConfig, plugins
@@ -226,3 +230,53 @@ def test_an_index_that_has_the_path_of_the_home_folder_is_still_read(
     mine.unlink()
     use_copies(folder)
     assert located(Path("~/net.py")) == folder / "net.py"
+
+
+@pytest.mark.parametrize("name", ["plugpkg.nets:net", "plugpkg.deep:net", "mine:net"])
+@pytest.mark.parametrize("verb", [["-m", "cifar_dist"], ["{here}/again.py"]])
+def test_a_module_that_only_this_command_finds_is_refused(
+    tiny: Path, tmp_path: Path, name: str, verb: list[str]
+) -> None:
+    """Python has the working folder, or the script's, on its path: no other command could use the run."""
+    here = write_package(tmp_path / "here")
+    (here / "mine.py").write_text(NET)
+    (here / "again.py").write_text("import runpy\nrunpy.run_module('cifar_dist', run_name='__main__')\n")
+    words = [*(word.format(here=here) for word in verb), "train", str(tiny), "--model.name", name]
+    words += ["--train.max_steps", "1"]
+    file = {"plugpkg.nets": "plugpkg/nets.py", "plugpkg.deep": "plugpkg/deep/__init__.py", "mine": "mine.py"}
+    module = name.partition(":")[0]
+    is_script = verb[0] != "-m"
+    folder = tmp_path if is_script else here
+    for env in ({}, {} if is_script else {"PYTHONSAFEPATH": "1"}):
+        (done,) = spawn(words, env=env, cwd=folder)
+        way = f"{(here / file[module]).relative_to(folder)}:net, or add its folder: export PYTHONPATH={here}"
+        says = f"model.name {name!r}: module {module} is not installed; name its file, {way}\n"
+        assert (done.returncode, done.stderr.endswith(says)) == (2, True), done.stderr
+    if name != "plugpkg.deep:net":
+        env = {"PYTHONPATH": f"{environment()['PYTHONPATH']}{os.pathsep}{here}"}
+        (done,) = spawn(words, env=env, cwd=folder)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_package_that_is_installed_from_the_working_folder_is_not_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `pip install --editable` does, with an import hook or a folder on the path."""
+
+    class Hook:
+        @staticmethod
+        def find_spec(name: str, path: object, target: object = None) -> ModuleSpec | None:
+            return PathFinder.find_spec(name, [str(tmp_path)]) if name == "editable" else None
+
+    (tmp_path / "editable").mkdir()
+    (tmp_path / "editable" / "__init__.py").touch()
+    (tmp_path / "editable" / "nets.py").write_text("net = 3")
+    before = sys.path
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *before])
+    with pytest.raises(ValueError, match=r"module editable\.nets is not installed; name its file"):
+        plugins.load("editable.nets:net")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *before, str(tmp_path)])
+    assert plugins.load("editable.nets:net") == 3
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *before])
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Hook])
+    assert plugins.load("editable.nets:net") == 3
