@@ -23,7 +23,7 @@ from cifar_dist.launch.launched import is_continuation, machine_name
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.timeline import utc
 
-_PACKAGES = ("cifar-dist", "torch", "torchvision", "accelerate", "deepspeed", "webdataset", "wandb", "numpy")
+_PACKAGES = ("cifar-dist", "torch", "torchvision", "accelerate", "deepspeed", "webdataset", "wandb", "numpy", "timm")
 _SLURM: Final = """
     JOB_ID JOB_NAME JOB_PARTITION JOB_QOS JOB_NUM_NODES JOB_NODELIST JOB_CPUS_PER_NODE JOB_GPUS JOB_START_TIME
     JOB_END_TIME ARRAY_JOB_ID ARRAY_TASK_ID ARRAY_TASK_COUNT CLUSTER_NAME RESTART_COUNT SUBMIT_HOST SUBMIT_DIR STEP_ID

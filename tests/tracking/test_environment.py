@@ -31,7 +31,7 @@ def test_the_file_tells_versions_machine_and_run(tmp_path: Path, monkeypatch: py
     written = json.loads((tmp_path / "environment.json").read_text())
     assert written["run"]["processes"] == 2
     assert written["run"]["image_shape"] == [8, 8, 1]
-    assert {"torch", "accelerate", "numpy"} <= written["versions"].keys()
+    assert {"torch", "accelerate", "numpy", "timm"} <= written["versions"].keys()
     assert written["python"].split(".")[0] == "3"
     assert written["command"] == sys.orig_argv
     assert written["variables"]["SLURM_JOB_ID"] == "42"
