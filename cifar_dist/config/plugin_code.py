@@ -1,11 +1,50 @@
-"""Where the code of plug-ins is, without an import."""
+"""Where the code of plug-ins is, its checksum and its version, without an import.
+
+A plug-in is in a file, called by its path, or in a top-level package of the Python path, called by its name: all Python
+files of the package are one unit, for they import each other. What is said of a package holds for a single module, too.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
+import json
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
+
+
+def is_package(code: str) -> bool:
+    """Whether the code of a plug-in is in a package, rather than in a file."""
+    return not code.endswith(".py")
+
+
+def file_checksum(path: Path) -> str:
+    """Return the hexadecimal sha256 of a file; empty if it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def folder_checksum(*folders: Path) -> str:
+    """Return the hexadecimal sha256 of the names and contents of the Python files in folders; empty without any."""
+    files = {str(path.relative_to(folder)): path for folder in folders for path in sorted(folder.rglob("*.py"))}
+    found = {name: file_checksum(path) for name, path in files.items()}
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest() if found else ""
+
+
+def package_checksum(package: str) -> str:
+    """Return the hexadecimal sha256 of an installed package; empty if it is not, or has no Python files."""
+    places = _places_of(package)
+    return file_checksum(places[0]) if places and places[0].is_file() else folder_checksum(*places)
+
+
+def package_version(package: str) -> str:
+    """Return the version of the distribution that a package belongs to; empty for none."""
+    distributions = importlib.metadata.packages_distributions().get(package, [])
+    return ", ".join(sorted({importlib.metadata.version(name) for name in distributions}))
 
 
 def is_beside_command(module: ModuleType) -> bool:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cifar_dist.config.plugin_code import is_beside_command
 from cifar_dist.config.plugin_copies import located
@@ -25,6 +25,9 @@ from cifar_dist.errors import nearest, quoted
 
 if TYPE_CHECKING:
     from cifar_dist.config import Config
+
+LIBRARIES: Final = ("torchvision", "timm")
+"""Libraries whose networks have names that look like those of plug-ins: ``timm:NAME``."""
 
 
 def is_spec(name: str) -> bool:
@@ -38,15 +41,14 @@ def file_of(spec: str) -> Path | None:
     return None if written is None else expand_existing(written)
 
 
-def files_of(config: Config) -> list[Path]:
-    """List the files that a config names as ``path/to/file.py:Attribute``, each once, as it writes their paths."""
-    return files_in(to_tree(config))
+def code_of(config: Config) -> list[str]:
+    """List the code that a config names, each once, as :func:`code_in` does."""
+    return code_in(to_tree(config))
 
 
-def files_in(settings: object) -> list[Path]:
-    """List the files that settings name, as :func:`files_of` does."""
-    found = (_written_file(text) for text in _texts(settings))
-    return list(dict.fromkeys(file for file in found if file is not None))
+def code_in(settings: object) -> list[str]:
+    """List the files that settings name, as they write the paths, and the top-level packages, each once."""
+    return list(dict.fromkeys(filter(None, map(_code_of, _texts(settings)))))
 
 
 def is_same(name: str, other: str) -> bool:
@@ -105,6 +107,16 @@ def _written_file(spec: str) -> Path | None:
     """Return what :func:`file_of` does, with ``~`` and variables as written: for another user they differ."""
     path = spec.rpartition(":")[0]
     return Path(path) if path.endswith(".py") else None
+
+
+def _code_of(spec: str) -> str:
+    """Return the path of the file or the top-level package that a name locates; empty if it locates no code."""
+    file = _written_file(spec)
+    if file is not None:
+        return str(file)
+    place, _, attribute = spec.rpartition(":")
+    is_module = place not in LIBRARIES and all(part.isidentifier() for part in (*place.split("."), attribute))
+    return place.partition(".")[0] if is_module else ""
 
 
 def _way_to_file(spec: str, file: str | None = None) -> str:

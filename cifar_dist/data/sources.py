@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cifar_dist.config import plugins
+from cifar_dist.config.plugin_copies import checksum_of
 from cifar_dist.data import npz, unlabelled
 from cifar_dist.data.archives import list_members, require_utf8_name
 from cifar_dist.data.cifar import find_cifar, read_cifar
@@ -148,8 +149,8 @@ def _call_plugin(spec: str) -> Source:
     place, _, attribute = spec.rpartition(":")
     origin = {"kind": data.kind, "name": f"{Path(place).name}:{attribute}"}
     file = plugins.file_of(spec)
-    if file is not None:
-        origin["sha256"] = sha256(file)
+    if checksum := next(map(checksum_of, plugins.code_in(spec)), ""):
+        origin["sha256"] = checksum
     return Source(file.stem if file is not None else attribute, data, origin)
 
 

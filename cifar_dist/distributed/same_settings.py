@@ -1,6 +1,6 @@
 """All ranks of a job have the same code, engine and settings, and all GPUs or none; where it matters, equal ones.
 
-On several machines each is given a command of its own, and may have an installation and plug-in files of its own.
+On several machines each is given a command of its own, and may have an installation and plug-ins of its own.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import torch
 
 from cifar_dist.config import Config, OptimConfig, plugins
 from cifar_dist.config.optim import MuonConfig
-from cifar_dist.config.plugin_copies import located
+from cifar_dist.config.plugin_code import is_package
+from cifar_dist.config.plugin_copies import checksum_of
 from cifar_dist.config.settings import settings_of
 from cifar_dist.distributed.gpu_checks import why_on_cpu
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.errors import MachineError, UserError
-from cifar_dist.files.checksums import sha256
 from cifar_dist.files.code_version import commit, shortened, versions
 from cifar_dist.formatting import and_more
 from cifar_dist.launch.launched import local_processes, machine_name
@@ -33,18 +33,18 @@ With another name, a machine that joins an elastic job and becomes rank 0 would 
 """
 PACKAGES_IN_COMMON: Final = ("cifar-dist", "torch")
 """Packages of which all ranks must have one version."""
-_CHECKSUM: Final = "the sha256 of "
+CHECKSUM: Final = "the sha256 of "
 
 
 def check_same_settings(config: Config, ranks: Ranks) -> None:
-    """Refuse ranks with different settings, versions or plug-in files, where these are used. Collective.
+    """Refuse ranks with different settings, versions or plug-ins, where these are used. Collective.
 
     Rank 0 warns of another commit of cifar-dist, which may differ in a comment alone.
 
     Raises:
         UserError: the first of them that differs, with its values.
     """
-    own = versions(PACKAGES_IN_COMMON) | settings_in_common(config) | _plugin_checksums(config)
+    own = versions(PACKAGES_IN_COMMON) | settings_in_common(config) | plugin_checksums(config)
     of_ranks = ranks.gather_objects((own, _commit_of_machine(ranks)))
     _refuse_differences([facts for facts, _ in of_ranks])
     commits = {found: rank for rank, (_, found) in reversed([*enumerate(of_ranks)]) if found}
@@ -53,16 +53,11 @@ def check_same_settings(config: Config, ranks: Ranks) -> None:
         notice(f"the commit of cifar-dist is {of_each}: they may compute different things; use one on all machines")
 
 
-def _plugin_checksums(config: Config) -> dict[str, str]:
-    """Return the first digits of the sha256 of each plug-in file that all ranks use."""
+def plugin_checksums(config: Config) -> dict[str, str]:
+    """Return the first digits of the sha256 of each plug-in file or package that all ranks use."""
     used = {key: value for key, value in settings_of(config).items() if not key.startswith("tracking.")}  # by rank 0
-    found = {}
-    for file in plugins.files_in(used):
-        try:
-            found[f"{_CHECKSUM}{file}"] = sha256(located(file))[:12]
-        except OSError:  # deleted since it was imported
-            found[f"{_CHECKSUM}{file}"] = "unknown"
-    return found
+    found = {code: checksum_of(code)[:12] for code in plugins.code_in(used)}
+    return {f"{CHECKSUM}{code}": checksum or "unknown" for code, checksum in found.items()}  # deleted since the import
 
 
 def _commit_of_machine(ranks: Ranks) -> str:
@@ -100,9 +95,9 @@ def first_difference(one: Mapping[str, object], other: Mapping[str, object]) -> 
 
 def way_to_agree(key: str) -> str:
     """Say what to do where :func:`first_difference` has found ``key``."""
-    if key in PACKAGES_IN_COMMON:
+    if key in PACKAGES_IN_COMMON or (key.startswith(CHECKSUM) and is_package(key)):
         return "install the same version on all machines"
-    if key.startswith(_CHECKSUM):
+    if key.startswith(CHECKSUM):
         return "give all machines the same file"
     return "give all machines the same command"
 

@@ -90,8 +90,8 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
             _leave_busy_cores(engine.ranks, config.train.threads)
         elif engine.updates_on_cpu:  # whose weights are many; the launcher gave the process one thread
             use_threads(config.train.threads or share_cores(local_processes()))
-        if engine.ranks.is_main and (files := plugins.files_of(config)):
-            notice(f"importing plug-ins: {', '.join(map(printable, map(str, files)))}")
+        if engine.ranks.is_main and (code := plugins.code_of(config)):
+            notice(f"importing plug-ins: {', '.join(map(printable, code))}")
         if trains and config.train.compile != "no":
             keep_compiled_code()
             engine.ranks.run_on_all(lambda: _check_compiler(engine.ranks.device))

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cifar_dist.config import OptionValue
+from cifar_dist.config.plugins import LIBRARIES
 from cifar_dist.errors import UserError, first_line, nearest
 
 if TYPE_CHECKING:
     from torch import nn
 
-PREFIXES = ("torchvision:", "timm:")
+PREFIXES = tuple(f"{library}:" for library in LIBRARIES)
 
 _LOADING = {"pretrained", "weights"}
 _TORCHVISION_FIXED = {"num_classes", "progress"}

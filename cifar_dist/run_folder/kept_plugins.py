@@ -1,4 +1,4 @@
-"""Keep copies of the plug-in files that a run uses in its folder, with their checksums.
+"""Keep the versions of the plug-ins that a run uses in its folder: copies of files, and the checksums of packages.
 
 :mod:`cifar_dist.config.plugin_copies` reads them.
 """
@@ -10,65 +10,82 @@ from pathlib import Path
 
 from cifar_dist.config import Config, plugins
 from cifar_dist.config.changes import may_change
-from cifar_dist.config.plugin_copies import INDEX_NAME, PluginCopy, index_of, kept_copies, located, notes_on
+from cifar_dist.config.plugin_code import is_package, package_version
+from cifar_dist.config.plugin_copies import (
+    INDEX_NAME,
+    PluginVersion,
+    checksum_of,
+    describe_change,
+    index_of,
+    kept_versions,
+    located,
+    newest_versions,
+    notes_on,
+)
 from cifar_dist.config.section import expand_existing
 from cifar_dist.config.settings import settings_of
 from cifar_dist.errors import UserError
 from cifar_dist.files.atomic import write_atomic
-from cifar_dist.files.checksums import sha256
 
 
 def keep_copies(folder: Path, config: Config) -> list[str]:
-    """Copy each plug-in file into ``folder``, unless that version of it exists there.
+    """Copy each plug-in file into ``folder``, and record each package, unless it has that version.
 
     Returns:
-        One line for each file that has changed since the run last started, or is imported from a copy.
+        One line for each file or package that has changed since the run last started, or is imported from a copy.
 
     Raises:
         UserError: a plug-in file cannot be read.
     """
-    kept = kept_copies(folder)
-    notes = []
-    for file in plugins.files_of(config):
-        try:
-            place = located(file)
-            content, checksum = place.read_bytes(), sha256(place)
-        except OSError as error:
-            raise UserError(f"the plug-in {file} cannot be read ({error.strerror})") from None
-        before = next((copy for copy in reversed(kept) if expand_existing(copy.file) == expand_existing(file)), None)
-        if before is None or before.sha256 == checksum:  # else it is said below
-            notes += notes_on([file])
-        if before is not None and before.sha256 == checksum:
+    kept, notes = kept_versions(folder), []
+    for code in plugins.code_of(config):
+        content = None if is_package(code) else _read(code)
+        before, now = newest_versions(kept).get(expand_existing(code)), checksum_of(code)
+        if before is None or before.sha256 == now:  # else it is said below
+            notes += notes_on([code])
+        if not now or (before is not None and before.sha256 == now):  # a package may be without files to compare
             continue
         folder.mkdir(exist_ok=True)
-        copy = _free_name(file, {copy.copy for copy in kept})
-        write_atomic(folder / copy, content)
-        kept.append(PluginCopy(str(file), copy, checksum))
+        copy, version = "", package_version(code) if content is None else ""
+        if content is not None:
+            copy = _free_name(Path(code), {one.copy for one in kept})
+            write_atomic(folder / copy, content)
+        kept.append(PluginVersion(code, copy, now, version))
         write_atomic(folder / INDEX_NAME, index_of(kept))
         if before is not None:
-            notes.append(
-                f"the plug-in {file} has changed since the last start of this run: diff "
-                f"{folder / before.copy} {folder / copy}"
-            )
+            diff = f": diff {folder / before.copy} {folder / copy}" if copy else ""
+            notes.append(f"{describe_change(before)} since the last start of this run{diff}")
     return notes
 
 
-def versions_used(folder: Path, config: Config) -> dict[Path, str]:
-    """Return the sha256 of each plug-in file as the run last used it, of those that results depend on.
+def versions_used(folder: Path, config: Config) -> dict[str, str]:
+    """Return the sha256 of each plug-in file or package as the run last used it, of those that results depend on.
 
     Args:
         folder: the run's ``plugins``; what it does not have is unknown.
         config: the run's.
     """
-    kept = {_plain(copy.file): copy.sha256 for copy in kept_copies(folder)}
+    kept = {_plain(version.file): version.sha256 for version in kept_versions(folder)}
     decisive = {key: value for key, value in settings_of(config).items() if not may_change(key)}
-    files = [_plain(file) for file in plugins.files_in(decisive)]
-    return {file: kept[file] for file in files if file in kept}
+    used = map(_plain, plugins.code_in(decisive))
+    return {code: kept[code] for code in used if code in kept}
 
 
-def _plain(file: str | Path) -> Path:
-    """Return the path of a file, the same for each way to write it."""
-    return Path(os.path.normpath(expand_existing(file)))
+def _read(file: str) -> bytes:
+    """Return the content of a plug-in file, or of its copy that is imported instead.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return located(Path(file)).read_bytes()
+    except OSError as error:
+        raise UserError(f"the plug-in {file} cannot be read ({error.strerror})") from None
+
+
+def _plain(code: str) -> str:
+    """Return the path of a file, the same for each way to write it, or the name of a package."""
+    return os.path.normpath(expand_existing(code))
 
 
 def _free_name(file: Path, taken: set[str]) -> str:

@@ -54,7 +54,8 @@ def read_settings(folder: RunFolder) -> Config:
 def read_settings_with_plugins(folder: RunFolder, *, trains: bool = True) -> Config:
     """Read ``config.toml`` as :func:`read_settings` does, to compute with it: import the plug-ins that trained the run.
 
-    Of a file that has changed since, or does not exist, that is its copy in the folder; rank 0 says so.
+    Of a file that has changed since, or does not exist, that is its copy in the folder; of a package that has changed,
+    it is the package as it is now. Rank 0 says so.
 
     Args:
         folder: the run.
@@ -67,7 +68,7 @@ def read_settings_with_plugins(folder: RunFolder, *, trains: bool = True) -> Con
     read_settings(folder)
     use_copies(folder.plugins, also_changed=True)
     config = read_config(folder.config, import_plugins=True, without=() if trains else _OF_TRAINING)
-    for line in notes_on(plugins.files_of(config)) if is_main_process() else ():
+    for line in notes_on(plugins.code_of(config)) if is_main_process() else ():
         notice(printable(line))
     return config
 

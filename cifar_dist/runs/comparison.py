@@ -52,11 +52,11 @@ class Comparison:
         return markdown_folded(["", *self.names], rows, width)
 
     def _plugin_versions(self) -> list[list[str]]:
-        """Return a row for each plug-in file of which the runs used different versions: the beginnings of checksums."""
+        """Return a row for each plug-in of which the runs used different versions: the beginnings of checksums."""
         used = [versions_used(run.plugins, result.config) for run, result in zip(self.runs, self.results, strict=True)]
-        files = dict.fromkeys(file for one in used for file in one)
-        differ = [file for file in files if len({one[file] for one in used if file in one}) > 1]
-        return [[f"`{file.name}`", *(one.get(file, "")[:8] for one in used)] for file in differ]
+        code = dict.fromkeys(one for of_run in used for one in of_run)
+        differ = [one for one in code if len({of_run[one] for of_run in used if one in of_run}) > 1]
+        return [[f"`{Path(one).name}`", *(of_run.get(one, "")[:8] for of_run in used)] for one in differ]
 
     def draw(self, path: Path) -> Path:
         """Draw loss and accuracy of all runs into one picture; return ``path``."""

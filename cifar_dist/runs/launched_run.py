@@ -10,6 +10,8 @@ from cifar_dist import recipe
 from cifar_dist.config import Config, RunConfig
 from cifar_dist.config.changes import LENGTH
 from cifar_dist.config.overrides import split_settings
+from cifar_dist.config.plugin_code import is_package
+from cifar_dist.config.plugin_copies import kept_versions
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.files.code_version import versions
@@ -120,22 +122,27 @@ class LaunchedRun:
 def _refuse_other_settings_than_now(folder: RunFolder, config: Config) -> None:
     """Refuse settings and versions that differ from those of the job that trains a run now, which are in its folder.
 
-    Plug-in files need no check: ranks that start again in a job use the copies in the folder.
+    Plug-in files need no check: ranks that start again in a job use the copies in the folder. Packages have none.
 
     Raises:
         UserError: the first of them.
     """
     from cifar_dist.distributed.same_settings import (
+        CHECKSUM,
         PACKAGES_IN_COMMON,
         first_difference,
+        plugin_checksums,
         settings_in_common,
         way_to_agree,
     )
 
     refuse_other_settings(folder, config, besides=LENGTH)  # it says more
     recorded = read_numerics(folder.environment)
-    of_job = {package: recorded[package] for package in PACKAGES_IN_COMMON if package in recorded}
-    own = versions(of_job) | settings_in_common(config)
+    of_job: dict[str, object] = {package: recorded[package] for package in PACKAGES_IN_COMMON if package in recorded}
+    kept = {f"{CHECKSUM}{one.file}": one.sha256[:12] for one in kept_versions(folder.plugins) if is_package(one.file)}
+    packages = {key: checksum for key, checksum in plugin_checksums(config).items() if key in kept}
+    own = versions(of_job) | packages | settings_in_common(config)
+    of_job |= {key: kept[key] for key in packages}
     if found := first_difference(of_job | settings_in_common(resumed_config(folder, [])), own):
         key, now, here = found
         raise UserError(

@@ -33,6 +33,7 @@ from cifar_dist.config.changes import contradiction
 from cifar_dist.config.keys import check_keys
 from cifar_dist.config.named_items import item_key
 from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
+from cifar_dist.config.plugin_copies import checksum_of
 from cifar_dist.config.section import expand_existing
 from cifar_dist.config.settings import settings_of
 from cifar_dist.config.toml_text import as_typed, read_toml, typed_value
@@ -40,7 +41,6 @@ from cifar_dist.config.tree import Tree, flatten, put
 from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError, nearest, quoted
-from cifar_dist.files.checksums import sha256
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.kept_plugins import versions_used
 from cifar_dist.run_folder.settings import started_settings
@@ -88,9 +88,9 @@ class Run:
         return contradiction(started_settings(self.folder), settings_of(self.config))
 
     def other_plugin(self) -> str:
-        """The name of a plug-in file that has changed since its folder's run last used it; empty for none."""
+        """The name of a plug-in's file or package that has changed since its folder's run used it; empty for none."""
         used = versions_used(self.folder.plugins, self.config)
-        return next((file.name for file, version in used.items() if file.is_file() and sha256(file) != version), "")
+        return next((Path(code).name for code, version in used.items() if checksum_of(code) not in ("", version)), "")
 
     def other_evaluation(self) -> str:
         """The setting of the evaluation that ended the run and that the sweep has changed since; empty for none."""

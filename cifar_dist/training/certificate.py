@@ -18,6 +18,7 @@ from cifar_dist import checkpoint
 from cifar_dist.checkpoint.difference import compare
 from cifar_dist.checkpoint.marker import MARKER
 from cifar_dist.config import Config
+from cifar_dist.config.plugin_code import folder_checksum
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.host_copies import Deal
 from cifar_dist.errors import UserError
@@ -169,7 +170,7 @@ def write_certificate(folder: RunFolder, stretches: list[Stretch], differences: 
         "stretches": [asdict(stretch) for stretch in stretches],
         "differences_from_the_run": differences,
         "sha256": {str(path.relative_to(folder.path)): sha256(path) for path in files if path.is_file()},
-        "code": _code_checksum(),
+        "code": folder_checksum(Path(cifar_dist.__file__).parent),
         "environment": describe(),
     }
     certificate["certificate"] = _checksum(certificate)
@@ -179,10 +180,3 @@ def write_certificate(folder: RunFolder, stretches: list[Stretch], differences: 
 
 def _checksum(content: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _code_checksum() -> str:
-    """The sha256 of the names and contents of this package's Python files."""
-    package = Path(cifar_dist.__file__).parent
-    found = {str(path.relative_to(package)): sha256(path) for path in sorted(package.rglob("*.py"))}
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from support.opened_sources import one_line
+from support.plug_in_package import write_package
 
 from cifar_dist import cli
+from cifar_dist.config.plugin_code import folder_checksum
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.pack import pack
+from cifar_dist.files.checksums import sha256
 
 PLUGIN = """
 import numpy as np
@@ -98,3 +102,17 @@ def test_a_split_without_labels_is_packed(tmp_path: Path, capsys: pytest.Capture
     packed = Manifest.load(tmp_path / "out")
     assert [packed.is_labelled(split) for split in ("train", "val", "test")] == [True, False, False]
     assert "another class" not in capsys.readouterr().err  # the labels of copies do not contradict each other
+
+
+def test_the_manifest_has_the_checksum_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file, or of all files of a package."""
+    site = write_package(tmp_path / "site")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
+    monkeypatch.delitem(sys.modules, "plugpkg", raising=False)  # of another folder
+    code = PLUGIN.replace("{}", "{'train': good}") + "\nimages[:] = ids[:, None, None, None]\n"
+    file = site / "plugpkg" / "images.py"
+    file.write_text(code)
+    pack(f"{file}:read", tmp_path / "of_file", val_fraction=0.5)
+    assert Manifest.load(tmp_path / "of_file").source["sha256"] == sha256(file)
+    pack("plugpkg.images:read", tmp_path / "of_package", val_fraction=0.5)
+    assert Manifest.load(tmp_path / "of_package").source["sha256"] == folder_checksum(site / "plugpkg")

@@ -14,6 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support.plug_in_package import NET as PACKAGED_NET
+from support.plug_in_package import write_package
 from support.running import TRAIN, finish, start
 
 from cifar_dist.config import OptimConfig, SGDConfig
@@ -28,7 +30,7 @@ import os, sys
 from pathlib import Path
 place = Path(sys.argv.pop())
 os.chdir(place)
-sys.path.insert(0, str(place / "installed"))
+sys.path.insert(1, str(place / "installed"))
 from cifar_dist.cli import run
 from cifar_dist.distributed import same_settings, shared_path
 shared_path.SEEN_SECONDS = 0.5
@@ -134,6 +136,22 @@ def test_another_plug_in_file_on_another_machine_is_refused(digits: Path, machin
     )
     assert not done[1].stderr
     assert not (machines[0] / "demo").exists()
+
+
+def test_another_package_of_a_plug_in_on_another_machine_is_refused(digits: Path, machines: list[Path]) -> None:
+    """Also where the module that is named is the same."""
+    for place, activation in zip(machines, ("ReLU", "Sigmoid"), strict=True):
+        write_package(place / "installed", activation=activation)
+    done = train_on(machines, digits, "--model.name", PACKAGED_NET)
+    assert [each.returncode for each in done] == [2, 2], done[0].stderr + done[1].stderr
+    says = (
+        r"cifar-dist: the sha256 of plugpkg is (\w{12}) on rank 0 and (?!\1)\w{12} on rank 1; install the same version "
+    )
+    assert re.fullmatch(says + "on all machines\n", done[0].stderr)
+    assert not (machines[0] / "demo").exists()
+    write_package(machines[1] / "installed", version="1.1")
+    done = train_on(machines, digits, "--model.name", PACKAGED_NET)
+    assert [each.returncode for each in done] == [0, 0], done[0].stderr + done[1].stderr
 
 
 def test_another_version_on_another_machine_is_refused(digits: Path, machines: list[Path]) -> None:

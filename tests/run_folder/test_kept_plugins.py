@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import sys
+from dataclasses import replace
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 import pytest
+from support.plug_in_package import NET as PACKAGED_NET
 from support.plug_in_package import write_package
 from support.running import environment, spawn, train
 from support.small_checkpoint import names
 
-from cifar_dist.config import Config, TrackingConfig, plugins
-from cifar_dist.config.plugin_copies import located, notes_on, use_copies
+from cifar_dist.config import Config, ModelConfig, TrackingConfig, plugins
+from cifar_dist.config.plugin_code import folder_checksum
+from cifar_dist.config.plugin_copies import checksum_of, located, notes_on, use_copies
 from cifar_dist.errors import UserError
 from cifar_dist.files.checksums import sha256
 from cifar_dist.run_folder.kept_plugins import keep_copies
@@ -34,6 +39,8 @@ class Silent:
     def evaluation(self, record, best): pass
     def close(self, status): pass
 """
+
+NOT_COPIED = "using it as it is now, because packages are not copied"
 
 OPTIMIZER = """
 from dataclasses import dataclass
@@ -56,10 +63,11 @@ def write(file: Path, text: str) -> Path:
     return file
 
 
-def test_plug_in_files_are_found_in_every_part_of_a_config() -> None:
-    mirrors = ("a/mine.py:A", "a/mine.py:B", "package.module:C", "b/mine.py:D")
-    assert plugins.files_of(Config(tracking=TrackingConfig(mirrors=mirrors))) == [Path("a/mine.py"), Path("b/mine.py")]
-    assert plugins.files_of(Config()) == []
+def test_plug_ins_are_found_in_every_part_of_a_config() -> None:
+    mirrors = ("a/mine.py:A", "a/mine.py:B", "package.module:C", "package:D", "b/mine.py:D", "timm:resnet18")
+    config = Config(tracking=TrackingConfig(mirrors=mirrors))
+    assert plugins.code_of(config) == ["a/mine.py", "package", "b/mine.py"]
+    assert plugins.code_of(Config()) == []
 
 
 def test_without_plugins_no_folder_is_created(tmp_path: Path) -> None:
@@ -181,11 +189,11 @@ def test_a_damaged_copy_is_not_used(tmp_path: Path) -> None:
     keep_copies(folder, config(one))
     write(folder / "mine.py", "2")
     use_copies(folder, also_changed=True)
-    assert (located(one), notes_on(plugins.files_of(config(one)))) == (one, []), "it is what the run was trained with"
+    assert (located(one), notes_on(plugins.code_of(config(one)))) == (one, []), "it is what the run was trained with"
     write(one, "3")
     use_copies(folder, also_changed=True)
     assert located(one) == one
-    assert notes_on(plugins.files_of(config(one))) == [
+    assert notes_on(plugins.code_of(config(one))) == [
         f"{one} has changed since {folder.parent} was trained, and its copy {folder}/mine.py is damaged"
     ]
     one.unlink()
@@ -210,12 +218,12 @@ def test_the_copy_of_a_file_in_a_home_folder_is_found_under_another_one(
     keep_copies(folder, config(written))
     monkeypatch.setenv("HOME", str(other.parent))
     use_copies(folder)
-    assert notes_on([written]) == [f"{other} does not exist here; using its copy {folder}/net.py"]
+    assert notes_on([str(written)]) == [f"{other} does not exist here; using its copy {folder}/net.py"]
     assert plugins.load(f"{written}:value") == 1
     write(other, "value = 2")
     use_copies(folder, also_changed=True)
     assert located(written) == folder / "net.py", "not the file of the other home folder"
-    assert notes_on([other]) == [f"{other} has changed since {folder.parent} copied it; using {folder}/net.py"]
+    assert notes_on([str(other)]) == [f"{other} has changed since {folder.parent} copied it; using {folder}/net.py"]
 
 
 def test_an_index_that_has_the_path_of_the_home_folder_is_still_read(
@@ -230,6 +238,61 @@ def test_an_index_that_has_the_path_of_the_home_folder_is_still_read(
     mine.unlink()
     use_copies(folder)
     assert located(Path("~/net.py")) == folder / "net.py"
+
+
+def test_a_run_reports_that_the_package_of_a_plug_in_is_another_one(tiny: Path, tmp_path: Path) -> None:
+    """Also where only a module that the plug-in imports has changed."""
+    site, run = write_package(tmp_path / "site"), tmp_path / "runs" / "a"
+    env = {"PYTHONPATH": f"{environment()['PYTHONPATH']}{os.pathsep}{site}"}
+
+    def said(*words: str) -> str:
+        (done,) = spawn(["-m", "cifar_dist", *words], env=env)
+        assert done.returncode == (3 if "replay" in words else 0), done.stderr
+        return done.stdout + done.stderr
+
+    train_it = ["train", str(tiny), "--model.name", PACKAGED_NET, "--run.name", "a"]
+    assert "plugpkg has changed" not in said(*train_it, "--train.max_steps", "5")
+    (entry,) = json.loads((run / "plugins" / "plugins.json").read_text())["files"]
+    assert (entry["file"], entry["copy"], entry["version"]) == ("plugpkg", "", "1.0")
+    assert names(run / "plugins") == ["plugins.json"]
+    write_package(site, version="1.1", activation="Sigmoid")
+    changed = "the plug-in plugpkg has changed, from version 1.0 to 1.1, since"
+    no_copy = f"cifar-dist: {changed} {run} used it; {NOT_COPIED}\n"
+    for words in (
+        ["evaluate", str(run)],
+        ["export", str(run), "--out", str(tmp_path / "it.pt")],
+        ["replay", str(run), "3"],
+    ):
+        assert said(*words).count(no_copy) == 1
+    again = said("resume", str(run), "--train.max_steps", "6")
+    assert again.count(f"warning: {changed} the last start of this run\n") == 1, again
+    assert NOT_COPIED not in again
+    assert "plugpkg has changed" not in said("resume", str(run), "--train.max_steps", "7")
+    assert "plugpkg has changed" not in said("evaluate", str(run))
+
+
+def test_every_python_file_of_a_package_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, folder = write_package(tmp_path / "site"), tmp_path / "run" / "plugins"
+    (site / "namespace").mkdir()
+    for path in (site / "namespace" / "nets.py", site / "single.py"):
+        path.write_text("1")
+    folder.parent.mkdir()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
+    files = {"plugpkg.nets:net": "plugpkg/deep/new.py", "namespace.nets:net": "namespace/nets.py"}
+    for name, file in (files | {"single:net": "single.py"}).items():
+        of_it, code = replace(Config(), model=ModelConfig(name)), re.split("[.:]", name)[0]
+        assert keep_copies(folder, of_it) == keep_copies(folder, of_it) == []
+        (site / file).write_text("2")
+        (site / "plugpkg" / "data.txt").write_text("no code")
+        use_copies(folder)
+        note = f"the plug-in {code} has changed since"
+        assert notes_on([code]) == [f"{note} {folder.parent} used it; {NOT_COPIED}"]
+        assert keep_copies(folder, of_it) == [f"{note} the last start of this run"]
+        use_copies(folder)
+        assert keep_copies(folder, of_it) == []
+    shutil.rmtree(site)
+    use_copies(folder)
+    assert notes_on(["plugpkg", "namespace", "single"]) == [], "its import says so"
 
 
 @pytest.mark.parametrize("name", ["plugpkg.nets:net", "plugpkg.deep:net", "mine:net"])
@@ -280,3 +343,4 @@ def test_a_package_that_is_installed_from_the_working_folder_is_not_refused(
     monkeypatch.setattr(sys, "path", [str(tmp_path), *before])
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Hook])
     assert plugins.load("editable.nets:net") == 3
+    assert checksum_of("editable") == folder_checksum(tmp_path / "editable")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.plug_in_package import NET as PACKAGED_NET
+from support.plug_in_package import write_package
 from support.run_folders import cells, write_run
 
 from cifar_dist import cli
@@ -55,6 +59,21 @@ def test_versions_of_a_plug_in_that_differ(here: Path, capsys: pytest.CaptureFix
     assert cells(capsys.readouterr().out)[2] == ["`net.py`", *versions]
     assert cli.run(["runs", "compare", "a", "b"]) == 0
     assert "net.py" not in capsys.readouterr().out
+
+
+def test_versions_of_a_package_of_plug_ins_that_differ(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(here / "site")])
+    versions = []
+    for name, activation in (("a", "ReLU"), ("b", "Sigmoid")):
+        write_package(here / "site", activation=activation)
+        config = replace(CONFIG, model=ModelConfig(PACKAGED_NET))
+        plugins = write_run(here / "runs" / name, config) / "plugins"
+        keep_copies(plugins, config)
+        versions.append(json.loads((plugins / "plugins.json").read_text())["files"][0]["sha256"][:8])
+    assert cli.run(["runs", "compare", "a", "b"]) == 0
+    assert cells(capsys.readouterr().out)[2] == ["`plugpkg`", *versions]
 
 
 def test_no_accuracy_is_the_best_among_those_on_other_data(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,11 +6,14 @@ import importlib.metadata
 import json
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from support.plug_in_package import NET as PACKAGED_NET
+from support.plug_in_package import write_package
 from support.recorded import FACTS
 from support.run_folders import write_run
 from support.running import ROOT
@@ -21,6 +24,7 @@ from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.errors import UserError
 from cifar_dist.launch.options import read_request
 from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder.kept_plugins import keep_copies
 from cifar_dist.runs.launched_run import LaunchedRun
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.environment import write_environment
@@ -139,4 +143,23 @@ def test_a_machine_with_another_version_does_not_join_a_run_that_trains(tiny: Pa
         here = importlib.metadata.version(package)
         says = f"{package} is 0.0.7 in the job that trains {folder.path} now, and {here} here; install the same version"
         with pytest.raises(UserError, match=re.escape(says)):
+            launched.check_elastic(ASKED, [])
+
+
+def test_a_machine_with_another_package_of_a_plug_in_does_not_join_a_run_that_trains(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = write_package(tmp_path / "site")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
+    settings = ["--model.name", PACKAGED_NET, "--run.name", "tiny"]
+    config = recipe.load(str(tiny), settings)
+    folder = RunFolder(write_run(tiny.parent / "runs" / "tiny", config))
+    shutil.copy(Path(config.data.path) / FILE_NAME, folder.manifest)
+    keep_copies(folder.plugins, config)
+    launched = LaunchedRun(["train", str(tiny), *settings])
+    with folder.locked():
+        launched.check_elastic(ASKED, [])
+        write_package(site, activation="Sigmoid")
+        says = rf"the sha256 of plugpkg is (\w+) in the job that trains {folder.path} now, and (?!\1)\w+ here; install"
+        with pytest.raises(UserError, match=says):
             launched.check_elastic(ASKED, [])

@@ -6,6 +6,7 @@ import argparse
 import csv
 import shutil
 import statistics
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from support.plug_in_package import NET as PACKAGED_NET
+from support.plug_in_package import write_package
 from support.run_folders import cells, write_run
 
 from cifar_dist import cli
@@ -117,6 +120,20 @@ def test_a_run_with_another_version_of_a_plug_in_is_not_of_its_row(file: str) ->
     assert progress() == "1 of 3, 1 with another net.py"
     Path("net.py").unlink()
     assert progress() == "2 of 3", "which version the row has is unknown"
+
+
+def test_a_run_with_another_version_of_a_package_is_not_of_its_row(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = write_package(tmp_path / "site")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
+    words = ["--model.name", PACKAGED_NET]
+    run, *_ = load(file, words).rows[0].runs
+    write(run, val=0.8, test=0.7)
+    keep_copies(run.folder.plugins, run.config)
+    assert Table(load(file, words)).lines[0].runs == "1 of 3"
+    write_package(site, activation="Sigmoid")
+    assert Table(load(file, words)).lines[0].runs == "0 of 3, 1 with another plugpkg"
 
 
 def test_a_run_whose_views_went_to_other_images_is_not_of_its_row(file: str) -> None:
