@@ -6,6 +6,7 @@ The lost machine is stopped (SIGSTOP). As after a power failure no connection br
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -432,7 +433,9 @@ def _connects(machine: warm.Popen, port: int) -> bool:
     """Whether a process of a machine is connected to a port."""
     launcher = psutil.Process(machine.pid)
     processes = [launcher, *launcher.children(recursive=True)]
-    return any(one.raddr and one.raddr.port == port for each in processes for one in each.net_connections("tcp"))
+    with contextlib.suppress(psutil.NoSuchProcess):  # one has ended meanwhile: the next call looks again
+        return any(one.raddr and one.raddr.port == port for each in processes for one in each.net_connections("tcp"))
+    return False
 
 
 def _stop(machine: warm.Popen) -> list[psutil.Process]:
