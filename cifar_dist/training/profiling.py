@@ -54,7 +54,7 @@ class StepProfiler:
             self.after_step(step)
 
     def _start(self) -> None:
-        os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else it says on stderr that a CPU is not a GPU
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else stderr has that it starts, and that a CPU is no GPU
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
         self._profile = profile(activities=activities)
         self._profile.start()

@@ -36,6 +36,7 @@ def pair(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     )
     first, _ = spawn([TRAIN, str(recipe), *WORDS, "--train.profile", "2"], 2)
     assert first.returncode == 0, first.stderr
+    assert "profiler_start" not in first.stderr, "of torch's profiler"
     return folder / "pair", first.stdout
 
 
