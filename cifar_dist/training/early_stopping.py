@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from cifar_dist.config import TrainConfig
+from cifar_dist.formatting import counted
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.metrics import Record
@@ -48,13 +49,13 @@ class EarlyStopping:
         return 0 < self._config.patience <= self.waited
 
     def __str__(self) -> str:
-        monitor, delta, count = self._config.monitor, self._config.min_delta, f"{self.waited} evaluations"
+        monitor, delta, count = self._config.monitor, self._config.min_delta, counted(self.waited, "evaluation")
         if self._best is None:
             return f"early stopping: no better {monitor} in {count}, never"
-        counted = f"{abs(self._best):.4f} in epoch {self._best_epoch + 1}"
+        since = f"{abs(self._best):.4f} in epoch {self._best_epoch + 1}"
         if delta:  # a later one may be better, by less than that
-            return f"early stopping: no {monitor} better by more than {delta:g} in {count} since {counted}"
-        return f"early stopping: no better {monitor} in {count}, best {counted}"
+            return f"early stopping: no {monitor} better by more than {delta:g} in {count} since {since}"
+        return f"early stopping: no better {monitor} in {count}, best {since}"
 
 
 class End(NamedTuple):

@@ -114,9 +114,9 @@ def test_the_best_evaluation_is_named_with_its_epoch() -> None:
 @pytest.mark.parametrize(
     ("min_delta", "losses", "says"),
     [
-        (0.0, [0.5, 0.25, 0.3], "no better val_loss in 1 evaluations, best 0.2500 in epoch 2"),
-        (0.1, [0.5, 0.45], "no val_loss better by more than 0.1 in 1 evaluations since 0.5000 in epoch 1"),
-        (0.1, [float("nan")], "no better val_loss in 1 evaluations, never"),
+        (0.0, [0.5, 0.25, 0.3], "no better val_loss in 1 evaluation, best 0.2500 in epoch 2"),
+        (0.1, [0.5, 0.45], "no val_loss better by more than 0.1 in 1 evaluation since 0.5000 in epoch 1"),
+        (0.1, [float("nan")], "no better val_loss in 1 evaluation, never"),
     ],
 )
 def test_an_evaluation_that_is_better_by_little_is_not_denied(min_delta: float, losses: list[float], says: str) -> None:
