@@ -11,6 +11,7 @@ import json
 import re
 import statistics
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,13 @@ from cifar_dist.tables import markdown
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE / "performance.md"
-PICTURE = HERE / "images" / "performance.png"
+PICTURE = "performance.png"
 README = HERE.parent / "README.md"
-sys.path.insert(0, str(HERE.parent / "benchmarks"))
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "benchmarks")]
 
 from comparison import RESULTS, Comparison  # noqa: E402  (a script's folder, not a package)
+
+from docs.make_pictures import keep  # noqa: E402
 
 _NOTES = "## Notes"
 _HEAD = ("ours", "", "peer", "", "times as fast")
@@ -128,7 +131,7 @@ def _number(value: float, unit: str) -> str:
     return f"{value:,.0f} {unit}"
 
 
-def draw(path: Path = PICTURE) -> Path:
+def draw(path: Path) -> None:
     """Draw a dot for each comparison on a logarithmic axis, with the range of its turns."""
     rows = [one for measured in read() for one in measured.comparisons]
     with figure(path, 10.5, 1.2 + 0.3 * len(rows)) as drawing:
@@ -168,14 +171,16 @@ def draw(path: Path = PICTURE) -> Path:
         axes.plot([], [], "o", color=GREY, markersize=6, label="neither in every turn")
         axes.plot([], [], color=GREY, linewidth=4, alpha=0.4, label="the range of the turns")
         axes.legend(loc="lower right", fontsize=8.5)
-    return path
 
 
 def main() -> None:
     document = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.is_file() else ""
     DOCUMENT.write_text(up_to_date(document), encoding="utf-8")
     README.write_text(readme_up_to_date(README.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"wrote {', '.join(str(path.relative_to(HERE.parent)) for path in (DOCUMENT, README, draw()))}")
+    print(f"wrote {', '.join(str(path.relative_to(HERE.parent)) for path in (DOCUMENT, README))}")
+    with tempfile.TemporaryDirectory() as folder:
+        draw(Path(folder, PICTURE))
+        keep(Path(folder, PICTURE), PICTURE)
 
 
 if __name__ == "__main__":

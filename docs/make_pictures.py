@@ -100,7 +100,8 @@ def keep(picture: Path, name: str) -> None:
     """
     png = io.BytesIO()
     with Image.open(picture) as image:
-        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(png, "PNG", optimize=True)
+        few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few.save(png, "PNG", optimize=True)
     if len(content := png.getvalue()) > MAX_BYTES:
         raise UserError(f"{name} has {len(content):,} bytes, more than {MAX_BYTES:,}; draw it smaller")
     write_atomic(IMAGES / name, content)
