@@ -28,7 +28,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.files.atomic import write_atomic
 
 
-def keep_copies(folder: Path, config: Config) -> list[str]:
+def keep_versions(folder: Path, config: Config) -> list[str]:
     """Copy each plug-in file into ``folder``, and record each package, unless it has that version.
 
     Returns:
@@ -41,9 +41,10 @@ def keep_copies(folder: Path, config: Config) -> list[str]:
     for code in plugins.code_of(config):
         content = None if is_package(code) else _read(code)
         before, now = newest_versions(kept).get(expand_existing(code)), checksum_of(code)
-        if before is None or before.sha256 == now:  # else it is said below
+        is_kept = before is not None and before.sha256 == now
+        if is_kept or before is None:  # else it is said below
             notes += notes_on([code])
-        if not now or (before is not None and before.sha256 == now):  # a package may be without files to compare
+        if is_kept or not now:  # a package may be without files to compare
             continue
         folder.mkdir(exist_ok=True)
         copy, version = "", package_version(code) if content is None else ""

@@ -23,7 +23,7 @@ from cifar_dist.files.atomic import copy_atomic
 from cifar_dist.files.folders import discard, exists, is_writable, list_complete
 from cifar_dist.launch.launched import has_restarted, times_restarted
 from cifar_dist.run_folder.folder import LOCK_SECONDS, RunFolder
-from cifar_dist.run_folder.kept_plugins import keep_copies
+from cifar_dist.run_folder.kept_plugins import keep_versions
 from cifar_dist.run_folder.settings import (
     read_started_settings,
     refuse_other_settings,
@@ -74,7 +74,7 @@ def open_folder(
             notes += change_length(started)
     else:
         copy_atomic(manifest.root / FILE_NAME, folder.manifest)
-    notes += keep_copies(folder.plugins, config)
+    notes += keep_versions(folder.plugins, config)
     write_settings(folder, config)  # last, because it makes the folder a run
     return notes
 

@@ -20,7 +20,7 @@ from cifar_dist.errors import UserError, quoted
 from cifar_dist.files.atomic import write_atomic
 from cifar_dist.files.folders import discard, free_name
 from cifar_dist.run_folder import RunFolder, find_run
-from cifar_dist.run_folder.kept_plugins import keep_copies
+from cifar_dist.run_folder.kept_plugins import keep_versions
 from cifar_dist.run_folder.opening import open_folder
 from cifar_dist.run_folder.settings import read_settings, refuse_other_settings
 from cifar_dist.runs.resume import is_submitted, resumed_config
@@ -133,7 +133,7 @@ class Submission:
             if not folder.exists():
                 self._create_folder()
             elif is_submitted(folder):  # again, perhaps because of an error in a plug-in
-                keep_copies(folder.plugins, self.config)
+                keep_versions(folder.plugins, self.config)
             write_atomic(folder.job_script, self.script())
             # Slurm's variables, such as SBATCH_PARTITION, overrule the script, so the options are here, too.
             return sbatch.submit(folder.job_script, [], self.options)

@@ -22,7 +22,7 @@ from cifar_dist.config.plugin_code import folder_checksum
 from cifar_dist.config.plugin_copies import checksum_of, located, notes_on, use_copies
 from cifar_dist.errors import UserError
 from cifar_dist.files.checksums import sha256
-from cifar_dist.run_folder.kept_plugins import keep_copies
+from cifar_dist.run_folder.kept_plugins import keep_versions
 
 NET = """
 from torch import nn
@@ -71,22 +71,22 @@ def test_plug_ins_are_found_in_every_part_of_a_config() -> None:
 
 
 def test_without_plugins_no_folder_is_created(tmp_path: Path) -> None:
-    assert keep_copies(tmp_path / "plugins", Config()) == []
+    assert keep_versions(tmp_path / "plugins", Config()) == []
     assert not (tmp_path / "plugins").exists()
 
 
 def test_each_version_is_kept_once_and_a_change_is_reported_once(tmp_path: Path) -> None:
     one, other = write(tmp_path / "a" / "mine.py", "1"), write(tmp_path / "b" / "mine.py", "2")
     folder = tmp_path / "plugins"
-    assert keep_copies(folder, config(one, other)) == []
+    assert keep_versions(folder, config(one, other)) == []
     assert names(folder) == ["mine-2.py", "mine.py", "plugins.json"]
-    assert keep_copies(folder, config(one, other)) == []
+    assert keep_versions(folder, config(one, other)) == []
     write(one, "3")
-    (note,) = keep_copies(folder, config(one, other))
+    (note,) = keep_versions(folder, config(one, other))
     assert note == (
         f"the plug-in {one} has changed since the last start of this run: diff {folder}/mine.py {folder}/mine-3.py"
     )
-    assert keep_copies(folder, config(one, other)) == []
+    assert keep_versions(folder, config(one, other)) == []
     assert [(folder / name).read_text() for name in ("mine.py", "mine-2.py", "mine-3.py")] == ["1", "2", "3"]
     entries = json.loads((folder / "plugins.json").read_text())["files"]
     assert [entry["file"] for entry in entries] == [str(one), str(other), str(one)]
@@ -96,15 +96,15 @@ def test_each_version_is_kept_once_and_a_change_is_reported_once(tmp_path: Path)
 @pytest.mark.parametrize("text", ["", "[]", '{"files": 3}', '{"files": [{"file": 1}]}', "[" * 100_000])
 def test_a_damaged_index_is_created_again(tmp_path: Path, text: str) -> None:
     one, folder = write(tmp_path / "a" / "mine.py", "1"), tmp_path / "plugins"
-    keep_copies(folder, config(one))
+    keep_versions(folder, config(one))
     (folder / "plugins.json").write_text(text)
-    assert keep_copies(folder, config(one)) == []
+    assert keep_versions(folder, config(one)) == []
     assert names(folder) == ["mine.py", "plugins.json"]
 
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the plug-in .*nowhere\.py cannot be read \(No such file or directory\)"):
-        keep_copies(tmp_path / "plugins", config(tmp_path / "nowhere.py"))
+        keep_versions(tmp_path / "plugins", config(tmp_path / "nowhere.py"))
 
 
 def test_a_resume_with_a_changed_file_reports_it(tiny: Path, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_predictions_need_no_code_that_only_training_computes_with(tiny: Path, d
 def test_a_damaged_copy_is_not_used(tmp_path: Path) -> None:
     one, folder = write(tmp_path / "a" / "mine.py", "1"), tmp_path / "run" / "plugins"
     folder.parent.mkdir()
-    keep_copies(folder, config(one))
+    keep_versions(folder, config(one))
     write(folder / "mine.py", "2")
     use_copies(folder, also_changed=True)
     assert (located(one), notes_on(plugins.code_of(config(one)))) == (one, []), "it is what the run was trained with"
@@ -215,7 +215,7 @@ def test_the_copy_of_a_file_in_a_home_folder_is_found_under_another_one(
     mine, other = write(tmp_path / "mine" / "net.py", "value = 1"), tmp_path / "other" / "net.py"
     folder.parent.mkdir()
     monkeypatch.setenv("HOME", str(mine.parent))
-    keep_copies(folder, config(written))
+    keep_versions(folder, config(written))
     monkeypatch.setenv("HOME", str(other.parent))
     use_copies(folder)
     assert notes_on([str(written)]) == [f"{other} does not exist here; using its copy {folder}/net.py"]
@@ -232,8 +232,8 @@ def test_an_index_that_has_the_path_of_the_home_folder_is_still_read(
     """Earlier versions wrote it instead of ``~``."""
     folder, mine = tmp_path / "plugins", write(tmp_path / "mine" / "net.py", "1")
     monkeypatch.setenv("HOME", str(mine.parent))
-    keep_copies(folder, config(mine))
-    assert keep_copies(folder, config(Path("~/net.py"))) == []
+    keep_versions(folder, config(mine))
+    assert keep_versions(folder, config(Path("~/net.py"))) == []
     assert names(folder) == ["net.py", "plugins.json"]
     mine.unlink()
     use_copies(folder)
@@ -281,15 +281,15 @@ def test_every_python_file_of_a_package_counts(tmp_path: Path, monkeypatch: pyte
     files = {"plugpkg.nets:net": "plugpkg/deep/new.py", "namespace.nets:net": "namespace/nets.py"}
     for name, file in (files | {"single:net": "single.py"}).items():
         of_it, code = replace(Config(), model=ModelConfig(name)), re.split("[.:]", name)[0]
-        assert keep_copies(folder, of_it) == keep_copies(folder, of_it) == []
+        assert keep_versions(folder, of_it) == keep_versions(folder, of_it) == []
         (site / file).write_text("2")
         (site / "plugpkg" / "data.txt").write_text("no code")
         use_copies(folder)
         note = f"the plug-in {code} has changed since"
         assert notes_on([code]) == [f"{note} {folder.parent} used it; {NOT_COPIED}"]
-        assert keep_copies(folder, of_it) == [f"{note} the last start of this run"]
+        assert keep_versions(folder, of_it) == [f"{note} the last start of this run"]
         use_copies(folder)
-        assert keep_copies(folder, of_it) == []
+        assert keep_versions(folder, of_it) == []
     shutil.rmtree(site)
     use_copies(folder)
     assert notes_on(["plugpkg", "namespace", "single"]) == [], "its import says so"

@@ -18,7 +18,7 @@ from cifar_dist import cli
 from cifar_dist.config import Config, EvalConfig, ModelConfig, RunConfig, SGDConfig, TrainConfig
 from cifar_dist.errors import UserError
 from cifar_dist.files.checksums import sha256
-from cifar_dist.run_folder.kept_plugins import keep_copies
+from cifar_dist.run_folder.kept_plugins import keep_versions
 
 CONFIG = Config(model=ModelConfig("tiny-cnn", {"dropout": 0.1}), train=TrainConfig(epochs=4))
 
@@ -52,7 +52,7 @@ def test_versions_of_a_plug_in_that_differ(here: Path, capsys: pytest.CaptureFix
     config = replace(CONFIG, model=ModelConfig("net.py:net"))
     for name, net in (("a", "one"), ("b", "one"), ("c", "other")):
         Path("net.py").write_text(net)
-        keep_copies(write_run(here / "runs" / name, config) / "plugins", config)
+        keep_versions(write_run(here / "runs" / name, config) / "plugins", config)
     versions = [sha256(here / "runs" / run / "plugins" / "net.py")[:8] for run in "abc"]
     assert len(set(versions)) == 2
     assert cli.run(["runs", "compare", "a", "b", "c"]) == 0
@@ -70,7 +70,7 @@ def test_versions_of_a_package_of_plug_ins_that_differ(
         write_package(here / "site", activation=activation)
         config = replace(CONFIG, model=ModelConfig(PACKAGED_NET))
         plugins = write_run(here / "runs" / name, config) / "plugins"
-        keep_copies(plugins, config)
+        keep_versions(plugins, config)
         versions.append(json.loads((plugins / "plugins.json").read_text())["files"][0]["sha256"][:8])
     assert cli.run(["runs", "compare", "a", "b"]) == 0
     assert cells(capsys.readouterr().out)[2] == ["`plugpkg`", *versions]

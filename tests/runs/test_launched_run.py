@@ -24,7 +24,7 @@ from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.errors import UserError
 from cifar_dist.launch.options import read_request
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.run_folder.kept_plugins import keep_copies
+from cifar_dist.run_folder.kept_plugins import keep_versions
 from cifar_dist.runs.launched_run import LaunchedRun
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.environment import write_environment
@@ -155,7 +155,7 @@ def test_a_machine_with_another_package_of_a_plug_in_does_not_join_a_run_that_tr
     config = recipe.load(str(tiny), settings)
     folder = RunFolder(write_run(tiny.parent / "runs" / "tiny", config))
     shutil.copy(Path(config.data.path) / FILE_NAME, folder.manifest)
-    keep_copies(folder.plugins, config)
+    keep_versions(folder.plugins, config)
     launched = LaunchedRun(["train", str(tiny), *settings])
     with folder.locked():
         launched.check_elastic(ASKED, [])

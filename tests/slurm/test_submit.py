@@ -27,7 +27,7 @@ from cifar_dist.launch.configs import find_config
 from cifar_dist.launch.launched import RESTARTED
 from cifar_dist.models import build
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.run_folder.kept_plugins import keep_copies
+from cifar_dist.run_folder.kept_plugins import keep_versions
 from cifar_dist.runs.resume import resumed_config
 from cifar_dist.slurm import sbatch
 from cifar_dist.slurm.options import Options
@@ -424,7 +424,7 @@ def test_a_job_continues_with_the_plug_ins_that_it_has_trained_with(
     net.write_text("as it was trained")
     config = recipe.load(str(tiny), ["--model.name", f"{net}:net"])
     run = RunFolder(write_run(tiny.parent / "runs" / "tiny", config))
-    keep_copies(run.plugins, config)
+    keep_versions(run.plugins, config)
     run.environment.write_text(json.dumps({"variables": wrote}))
     net.write_text("as the next run needs it")
     for name, value in variables.items():

@@ -20,7 +20,7 @@ from cifar_dist.config.overrides import split_settings
 from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.run_folder.kept_plugins import keep_copies
+from cifar_dist.run_folder.kept_plugins import keep_versions
 from cifar_dist.sweeps import runner
 from cifar_dist.sweeps.sweep import load
 
@@ -419,7 +419,7 @@ def test_a_run_that_was_trained_with_another_version_of_a_plug_in_is_reported(
     for run in sweep.runs:
         write_run(run.folder.path, run.config, test=0.5)
         shutil.copy(Path(run.config.data.path, "manifest.json"), run.folder.path)
-        keep_copies(run.folder.plugins, run.config)
+        keep_versions(run.folder.plugins, run.config)
     assert verb(action, str(file)) == 0
     assert "another" not in capsys.readouterr().out
     net.write_text(f"{NET}\n# edited\n")

@@ -25,7 +25,7 @@ from cifar_dist.data.pack import pack
 from cifar_dist.errors import UserError
 from cifar_dist.report.sweep_rows import Compared, draw_comparison
 from cifar_dist.run_folder import RunFolder
-from cifar_dist.run_folder.kept_plugins import keep_copies
+from cifar_dist.run_folder.kept_plugins import keep_versions
 from cifar_dist.sweeps.sweep import Run, load
 from cifar_dist.sweeps.table import Spread, Table
 from cifar_dist.tracking import timeline
@@ -107,7 +107,7 @@ def test_a_run_with_another_version_of_a_plug_in_is_not_of_its_row(file: str) ->
     before, resumed, _ = load(file, words).rows[0].runs
     for run in (before, resumed):
         write(run, val=0.8, test=0.7)
-        keep_copies(run.folder.plugins, run.config)
+        keep_versions(run.folder.plugins, run.config)
 
     def progress() -> str:
         return Table(load(file, words)).lines[0].runs
@@ -116,7 +116,7 @@ def test_a_run_with_another_version_of_a_plug_in_is_not_of_its_row(file: str) ->
     assert progress() == "2 of 3", "no result depends on a mirror"
     Path("net.py").write_text("other")
     assert progress() == "0 of 3, 2 with another net.py"
-    keep_copies(resumed.folder.plugins, resumed.config)
+    keep_versions(resumed.folder.plugins, resumed.config)
     assert progress() == "1 of 3, 1 with another net.py"
     Path("net.py").unlink()
     assert progress() == "2 of 3", "which version the row has is unknown"
@@ -130,7 +130,7 @@ def test_a_run_with_another_version_of_a_package_is_not_of_its_row(
     words = ["--model.name", PACKAGED_NET]
     run, *_ = load(file, words).rows[0].runs
     write(run, val=0.8, test=0.7)
-    keep_copies(run.folder.plugins, run.config)
+    keep_versions(run.folder.plugins, run.config)
     assert Table(load(file, words)).lines[0].runs == "1 of 3"
     write_package(site, activation="Sigmoid")
     assert Table(load(file, words)).lines[0].runs == "0 of 3, 1 with another plugpkg"
