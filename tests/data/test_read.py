@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from support.malicious import Malicious
 from support.running import spawn
 from support.small_packed import TEST, TRAIN, small_packed
 
@@ -218,12 +219,8 @@ def test_a_member_that_is_not_an_image_is_a_user_error(tmp_path: Path, data: byt
 
 
 def test_a_pickle_in_an_array_is_not_executed(tmp_path: Path) -> None:
-    class Mine:
-        def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
-            return Path.touch, (tmp_path / "executed",)
-
     array = io.BytesIO()
-    np.save(array, np.array([Mine()], dtype=object), allow_pickle=True)
+    np.save(array, np.array([Malicious(tmp_path / "executed")], dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match="victim"):
         ShardReader(one_member(tmp_path, array.getvalue(), "npy"), "train").image(0)
     assert not (tmp_path / "executed").exists()

@@ -1,4 +1,4 @@
-"""Weights from files and from the libraries: matching ones are loaded, anything else is a one-line error."""
+"""Weights from files: matching ones are loaded, anything else is a one-line error."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ import pickle
 import re
 import shlex
 import shutil
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 from safetensors.torch import load_file, save_file
 from support.dataset_builders import write_archive
+from support.malicious import Malicious
 from support.run_folders import write_run
-from support.running import free_port
 from support.small_checkpoint import averaged, save_in_parts
 from torch import Tensor, nn
 
 from cifar_dist import cli
-from cifar_dist.config import Config, OptionValue
+from cifar_dist.config import Config
 from cifar_dist.errors import UserError
 from cifar_dist.models import build
-from cifar_dist.models.pretrained import check_pretrained, load_pretrained
+from cifar_dist.models.pretrained import load_pretrained
 
 
 def tiny(classes: int = 10) -> nn.Module:
@@ -323,14 +321,6 @@ def test_what_stands_in_for_a_file_is_named(tmp_path: Path, content: str, says: 
         load_pretrained(tiny(), path, "tiny-resnet")
 
 
-class Malicious:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.target,)
-
-
 def test_no_file_runs_code_or_raises_anything_else(tmp_path: Path) -> None:
     target = tmp_path / "touched"
     torch.save({"stem.0.weight": Malicious(target)}, tmp_path / "zip.pth")
@@ -348,128 +338,3 @@ def test_no_file_runs_code_or_raises_anything_else(tmp_path: Path) -> None:
     assert not target.exists()
     with pytest.raises(UserError, match=r"nowhere\.pth does not exist; give a \.safetensors or \.pth file"):
         load_pretrained(model, tmp_path / "nowhere.pth", "tiny-resnet")
-
-
-# ---- published --------------------------------------------------------------------------------------------------
-
-FILES = {
-    "resnet18": "resnet18-f37072fd.pth",
-    "torchvision:resnet18": "resnet18-f37072fd.pth",
-    "torchvision:densenet121": "densenet121-a639ec97.pth",
-    "torchvision:googlenet": "googlenet-1378be20.pth",
-    "torchvision:squeezenet1_1": "squeezenet1_1-b8a52dc0.pth",
-}
-"""What torchvision publishes for a network, as its cache names it."""
-GOOGLENET: dict[str, OptionValue] = {"init_weights": False, "transform_input": True}
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """torch's cache, empty."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    return folder
-
-
-def network(name: str, classes: int = 10, **options: OptionValue) -> nn.Module:
-    return build(name, classes=classes, options=options)
-
-
-def as_published(name: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights as they are in torchvision's file."""
-    if "densenet" in name:
-        return {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): weights[key] for key in weights}
-    if "googlenet" in name:
-        return {**weights, "aux1.fc1.weight": torch.zeros(2), "aux2.conv.bn.bias": torch.zeros(2)}
-    return weights
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_published_weights_come_from_the_cache_and_the_head_stays_new(cache: Path, name: str) -> None:
-    options: dict[str, OptionValue] = GOOGLENET if "googlenet" in name else {}
-    published = network(name, 1000, **options).state_dict()
-    torch.save(as_published(name, published), cache / FILES[name])
-    model = network(name, 10, **options)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    skipped = load_pretrained(model, "published", name)
-    assert skipped == list(before)[-2:]
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, (before if key in skipped else published)[key]), key
-    assert [file.name for file in cache.iterdir()] == [FILES[name]]
-
-
-def test_a_network_with_published_weights_computes_what_torchvisions_own_does(cache: Path) -> None:
-    """GoogLeNet's were trained on other input, which an option converts ours to."""
-    name, images = "torchvision:googlenet", torch.randn(2, 3, 64, 64)
-    source = torchvision.models.googlenet(aux_logits=True, init_weights=False)
-    torch.save(source.state_dict(), cache / FILES[name])
-    model = network(name, 1000, **GOOGLENET)
-    assert load_pretrained(model, "published", name) == []
-    with torch.no_grad():
-        expected = torchvision.models.googlenet(weights="DEFAULT").eval()(images)
-        assert torch.equal(model.eval()(images), expected)
-
-
-@pytest.mark.parametrize("name", ["torchvision:googlenet", "torchvision:inception_v3"])
-def test_published_weights_need_the_input_that_they_were_trained_with(name: str) -> None:
-    with torch.device("meta"):
-        ours, converting = (network(name, init_weights=False, transform_input=on) for on in (False, True))
-    check_pretrained(converting, "published", name)
-    with pytest.raises(UserError, match=r"mean and deviation 0\.5, .*; use --model\.options\.transform_input true$"):
-        check_pretrained(ours, "published", name)
-
-
-def test_a_file_in_the_cache_is_not_trusted(cache: Path, tmp_path: Path) -> None:
-    target = tmp_path / "touched"
-    for damaged in (pickle.dumps(Malicious(target), protocol=2), b"noise"):
-        (cache / FILES["resnet18"]).write_bytes(damaged)
-        with pytest.raises(UserError, match=rf"cannot read weights from .*{FILES['resnet18']}: .*; delete that file"):
-            load_pretrained(network("resnet18"), "published", "resnet18")
-    assert not target.exists()
-
-
-@pytest.mark.parametrize(
-    ("stem", "channels", "way"),
-    [
-        ("cifar", 3, r"; use --model\.options\.stem imagenet --model\.image_size 224$"),
-        ("imagenet", 1, "; use images of 3 channels$"),
-    ],
-)
-def test_published_weights_need_the_stem_that_they_were_trained_with(
-    cache: Path, stem: str, channels: int, way: str
-) -> None:
-    model = build("resnet18", classes=10, channels=channels, options={"stem": stem})
-    with pytest.raises(UserError, match=way):
-        load_pretrained(model, "published", "resnet18")
-
-
-def test_a_network_without_published_weights_says_so() -> None:
-    with pytest.raises(UserError, match=r"no weights are published for tiny-resnet; use --model\.pretrained FILE"):
-        load_pretrained(tiny(), "published", "tiny-resnet")
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Set a proxy port on which nothing listens, so that no machine can reach the internet."""
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
-        monkeypatch.delenv(name.upper(), raising=False)
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    urllib.request.install_opener(None)  # the next request reads the environment again
-    yield
-    urllib.request.install_opener(None)
-
-
-@pytest.mark.usefixtures("offline")
-def test_without_internet_access_one_line_says_where_to_put_the_file(cache: Path) -> None:
-    check_pretrained(network("resnet18"), "published", "resnet18")  # on a machine from which jobs are submitted
-    with pytest.raises(UserError) as caught:
-        load_pretrained(network("resnet18"), "published", "resnet18")
-    file = FILES["resnet18"]
-    assert re.sub(r"\(.*refused\)", "(refused)", str(caught.value)) == (
-        f"model.pretrained: cannot download https://download.pytorch.org/models/{file} (refused); download it on a "
-        f"machine with a network and copy it to {cache / file}, or use --model.pretrained FILE"
-    )
-    assert not list(cache.iterdir())
