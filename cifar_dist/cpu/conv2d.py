@@ -48,13 +48,28 @@ def convolutions_in_int8(enabled: bool) -> Iterator[None]:
 
 
 def replace_convolutions(module: nn.Module) -> None:
-    """Compute the convolutions of a network with :func:`conv2d`. In place; its state dict keeps its keys and shapes."""
+    """Compute the convolutions of a network with :func:`conv2d`. In place; its state dict keeps its keys and shapes.
+
+    Subclasses of torch's convolutions, as parametrizations make them, are among these unless they convolve otherwise.
+    """
     for conv in module.modules():
-        if type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and conv.padding != "same":
-            padding = (0, 0) if isinstance(conv.padding, str) else conv.padding
-            (rows, columns), (top, left), (down, right) = conv.stride, padding, conv.dilation
-            place = partial(conv2d, stride=(rows, columns), padding=(top, left), dilation=(down, right))
+        if not isinstance(conv, nn.Conv2d) or type(conv)._conv_forward is not nn.Conv2d._conv_forward:
+            continue
+        if (padding := _padding_of(conv)) is not None:
+            (rows, columns), (down, right) = conv.stride, conv.dilation
+            place = partial(conv2d, stride=(rows, columns), padding=padding, dilation=(down, right))
             conv._conv_forward = partial(place, groups=conv.groups)  # type: ignore[method-assign]
+
+
+def _padding_of(conv: nn.Conv2d) -> Pair | None:
+    """Return the zeros on each side of the images, (rows, columns); None if the sides or what pads them differ."""
+    if conv.padding_mode != "zeros":
+        return None
+    if conv.padding == "same":
+        down, right = (step * (side - 1) for step, side in zip(conv.dilation, conv.kernel_size, strict=True))
+        return None if down % 2 or right % 2 else (down // 2, right // 2)
+    rows, columns = (0, 0) if isinstance(conv.padding, str) else conv.padding
+    return rows, columns
 
 
 def conv2d(

@@ -11,6 +11,7 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from cifar_dist import models
 from cifar_dist.cpu import conv2d
@@ -34,6 +35,14 @@ def gradients(conv: nn.Module, images: Tensor, *, dtype: torch.dtype = torch.bfl
 def is_multiplied(conv: nn.Module, images: Tensor) -> bool:
     with torch.autocast("cpu", torch.bfloat16):
         return "_Convolution" in str(conv(images).grad_fn)
+
+
+class Doubled(nn.Conv2d):
+    """A convolution that is not torch's."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        convolved: Tensor = super()._conv_forward(input, weight, bias)
+        return 2 * convolved
 
 
 @settings(max_examples=40, deadline=None)
@@ -82,13 +91,14 @@ def test_they_are_those_of_torch(
     assert own.state_dict().keys() == plain.state_dict().keys()
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @settings(max_examples=60, deadline=None)
 @given(
     side=st.tuples(st.integers(1, 14), st.integers(1, 14)),
     inputs=st.sampled_from([3, 16, 24, 64]),
     kernel=st.integers(1, 4),
     stride=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    padding=st.sampled_from([0, 1, 2, "valid"]),
+    padding=st.sampled_from([0, 1, 2, "valid", "same"]),
     trains=st.booleans(),
 )
 @example(side=(8, 8), inputs=16, kernel=4, stride=(4, 4), padding="valid", trains=False)
@@ -99,7 +109,8 @@ def test_strided_convolutions_are_right_in_bfloat16(
 ) -> None:
     """With AMX, oneDNN's of these examples are not."""
     torch.manual_seed(0)
-    assume(min(side) + 2 * (padding if isinstance(padding, int) else 0) >= kernel)
+    assume(padding == "same" or min(side) + 2 * (padding if isinstance(padding, int) else 0) >= kernel)
+    assume(padding != "same" or stride == (1, 1))
     conv = nn.Conv2d(inputs, 8, kernel, stride, padding).to(memory_format=torch.channels_last).bfloat16()
     images = torch.randn(2, inputs, *side).to(memory_format=torch.channels_last).bfloat16()
     weight, bias = conv.weight.detach().float(), conv.get_parameter("bias").detach().float()
@@ -109,11 +120,13 @@ def test_strided_convolutions_are_right_in_bfloat16(
     assert (conv(images).float() - right).norm() <= 0.01 * right.norm()
 
 
-@pytest.mark.parametrize(("side", "stride"), [(1, 2), (1, 3), (2, 3)])
+@pytest.mark.parametrize(("side", "stride", "padding"), [(1, 2, 1), (1, 3, 1), (2, 3, 1), (1, 1, "same")])
 @pytest.mark.parametrize(("groups", "bias"), [(1, False), (1, True), (4, False)])
-def test_those_that_meet_nothing_but_padding_are_zero(side: int, stride: int, groups: int, bias: bool) -> None:
+def test_those_that_meet_nothing_but_padding_are_zero(
+    side: int, stride: int, padding: int | str, groups: int, bias: bool
+) -> None:
     """As in the last stage of a ResNet on small images. OneDNN leaves in them what the memory had before."""
-    conv = nn.Conv2d(32 * groups, 64, 3, stride, 1, groups=groups, bias=bias)
+    conv = nn.Conv2d(32 * groups, 64, 3, stride, padding, groups=groups, bias=bias)
     images = torch.randn(3, 32 * groups, side, side)
     replace_convolutions(conv)
     for _ in range(9):
@@ -136,7 +149,9 @@ def test_those_that_meet_nothing_but_padding_are_zero(side: int, stride: int, gr
         (nn.Conv2d(64, 8, 1, bias=False), 4, False),
         (nn.Conv2d(64, 8, 3, padding=1), 4, False),
         (nn.Conv2d(64, 64, 3, padding=1, groups=64, bias=False), 4, False),
-        (nn.Conv2d(64, 8, 3, padding="same", bias=False), 4, False),
+        (nn.Conv2d(64, 8, 3, padding="same", bias=False), 4, True),
+        (weight_norm(nn.Conv2d(64, 8, 3, padding=1, bias=False)), 4, True),
+        (Doubled(64, 8, 3, padding=1, bias=False), 4, False),
         (nn.Conv2d(192, 8, 3, padding=1, bias=False), 8, False),
     ],
 )
@@ -147,7 +162,7 @@ def test_they_are_used_where_they_are_faster(
     replace_convolutions(conv)
     images = torch.randn(2, conv.in_channels, side, side)
     assert is_multiplied(conv, images) is used
-    conv.weight.requires_grad = False
+    conv.requires_grad_(False)
     assert not is_multiplied(conv, images.requires_grad_())
 
 

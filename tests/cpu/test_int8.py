@@ -157,7 +157,7 @@ def test_zeros_are_zeros() -> None:
         (nn.Conv2d(16, 64, 3, bias=False), 64, False),
         (nn.Conv2d(64, 64, 3), 64, False),
         (nn.Conv2d(64, 64, 3, bias=False, groups=64), 64, False),
-        (nn.Conv2d(64, 64, 3, bias=False, padding="same"), 64, False),
+        (nn.Conv2d(64, 64, 3, bias=False, padding="same"), 64, True),
     ],
 )
 def test_they_are_used_where_they_are_faster(
