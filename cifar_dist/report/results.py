@@ -89,7 +89,7 @@ class Result:
             "train %": percent_cell(self.train_accuracy),
             "val %": percent_cell(self.val_accuracy),
             "test %": with_split(percent_cell(self.test_accuracy), self.eval_split),
-            "TTA": self.tta,
+            "TTA": self.final.views if self.final else "",
             "time": duration(self.seconds) if self.epochs else "",
         }
 

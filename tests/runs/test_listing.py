@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -153,6 +154,15 @@ def test_the_sorted_value_comes_first(here: Path, capsys: pytest.CaptureFixture[
     assert b[1:9] == ["not begun", "tiny-cnn", "4 of 4", "70.00", "", "", "12,345", "2.0 min"]
     assert a[1:7] == ["finished", "tiny-cnn", "4 of 4", "90.00", "60.00", "mirror"]
     assert a[10] == "2001-09-09 01:46"
+
+
+def test_views_that_some_images_got_are_told_from_those_of_all(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunFolder(write_run(here / "runs" / "a", CONFIG, test=0.5))
+    (evaluation,) = run.evaluation_folders()
+    facts = json.loads(evaluation.summary.read_text())
+    evaluation.summary.write_text(json.dumps(facts | {"tta_images": 3}))
+    (line,) = listed(capsys, "list")
+    assert line[6] == "mirror of 3 images"
 
 
 def test_the_csv_has_the_exact_numbers(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
