@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache, partial
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -95,7 +95,7 @@ def conv2d(
         float [n, outputs, rows, columns]; bfloat16 under autocast to it.
     """
     place = (stride, padding, dilation, groups)
-    if images.device.type != "cpu" or images.ndim != 4 or torch.compiler.is_compiling():
+    if images.device.type != "cpu" or images.ndim != 4:
         return F.conv2d(images, weight, bias, *place)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else images.dtype
     if dtype == torch.bfloat16 and has_amx() and _errs_with_amx(images, weight, stride, padding, dilation):
@@ -106,7 +106,7 @@ def conv2d(
         sizes = zip(images.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
         begins = [_begins(*size) for size in sizes]
         rows, columns = map(len, begins)
-        is_plain = bias is None and groups == 1 and dilation == (1, 1)
+        is_plain = bias is None and groups == 1 and dilation == (1, 1) and not torch.compiler.is_compiling()
         if is_plain and _in_int8.get() and _gains_in_int8(len(images) * rows * columns, weight):
             return _convolve(Int8Convolution, images.to(dtype), weight, stride, padding)
         if dtype == torch.bfloat16:
@@ -165,12 +165,9 @@ def _without_waste(weight: Tensor, sides: Sequence[int], begins: Sequence[range]
     if all(rows) and all(columns):
         return weight
     wasted = ~(torch.tensor(rows)[:, None] & torch.tensor(columns))
-    seen = weight.view_as(weight)
-    seen.register_hook(lambda gradient: gradient.masked_fill(wasted, 0))
-    return seen
+    return weight.masked_fill(wasted, 0)  # which changes nothing but the gradient
 
 
-@cache
 def _meets_pixels(side: int, kernel: int, begins: range, dilation: int) -> tuple[bool, ...]:
     """Which numbers of a kernel ever meet a pixel, in one direction."""
     return tuple(any(0 <= begin + place * dilation < side for begin in begins) for place in range(kernel))

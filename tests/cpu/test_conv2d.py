@@ -100,12 +100,20 @@ def test_they_are_those_of_torch(
     stride=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     padding=st.sampled_from([0, 1, 2, "valid", "same"]),
     trains=st.booleans(),
+    compiled=st.just(False),
 )
-@example(side=(8, 8), inputs=16, kernel=4, stride=(4, 4), padding="valid", trains=False)
-@example(side=(8, 8), inputs=16, kernel=4, stride=(4, 4), padding=0, trains=False)
-@example(side=(9, 2), inputs=16, kernel=3, stride=(2, 2), padding=1, trains=True)
+@example(side=(8, 8), inputs=16, kernel=4, stride=(4, 4), padding="valid", trains=False, compiled=False)
+@example(side=(8, 8), inputs=16, kernel=4, stride=(4, 4), padding=0, trains=False, compiled=False)
+@example(side=(9, 2), inputs=16, kernel=3, stride=(2, 2), padding=1, trains=True, compiled=False)
+@example(side=(9, 2), inputs=16, kernel=3, stride=(2, 2), padding=1, trains=True, compiled=True)
 def test_strided_convolutions_are_right_in_bfloat16(
-    side: tuple[int, int], inputs: int, kernel: int, stride: tuple[int, int], padding: int | str, trains: bool
+    side: tuple[int, int],
+    inputs: int,
+    kernel: int,
+    stride: tuple[int, int],
+    padding: int | str,
+    trains: bool,
+    compiled: bool,
 ) -> None:
     """With AMX, oneDNN's of these examples are not."""
     torch.manual_seed(0)
@@ -117,18 +125,24 @@ def test_strided_convolutions_are_right_in_bfloat16(
     right = nn.functional.conv2d(images.float(), weight, bias, stride, padding)
     replace_convolutions(conv)
     conv.requires_grad_(trains)
+    if compiled:
+        conv.compile(backend="eager", fullgraph=True)
     assert (conv(images).float() - right).norm() <= 0.01 * right.norm()
 
 
 @pytest.mark.parametrize(("side", "stride", "padding"), [(1, 2, 1), (1, 3, 1), (2, 3, 1), (1, 1, "same")])
-@pytest.mark.parametrize(("groups", "bias"), [(1, False), (1, True), (4, False)])
+@pytest.mark.parametrize(
+    ("groups", "bias", "compiled"), [(1, False, False), (1, True, False), (4, False, False), (1, False, True)]
+)
 def test_those_that_meet_nothing_but_padding_are_zero(
-    side: int, stride: int, padding: int | str, groups: int, bias: bool
+    side: int, stride: int, padding: int | str, groups: int, bias: bool, compiled: bool
 ) -> None:
     """As in the last stage of a ResNet on small images. OneDNN leaves in them what the memory had before."""
     conv = nn.Conv2d(32 * groups, 64, 3, stride, padding, groups=groups, bias=bias)
     images = torch.randn(3, 32 * groups, side, side)
     replace_convolutions(conv)
+    if compiled:
+        conv.compile(backend="eager", fullgraph=True)
     for _ in range(9):
         before = [torch.full((64 * 32 * 9,), math.nan, dtype=dtype) for dtype in (torch.float32, torch.bfloat16) * 9]
         del before
