@@ -26,7 +26,8 @@ from cifar_dist.tracking.wandb_mirror import WandbMirror, wandb_mode
 
 _PATIENCE: Final = 120.0  # seconds in which a method must return
 _SILENCE: Final = 2.0  # seconds of waiting at the end of a run that need no message
-_CLOSE_SECONDS: Final = 75.0  # at the end of a run; W&B itself gives up an upload after 60 s
+_CLOSE_SECONDS: Final = 75.0  # at the end of a process; W&B itself gives up an upload after 60 s
+_WRITE_SECONDS: Final = 900.0  # at the end of a run, whose last folder of W&B is written rather than uploaded
 
 MakeMirror = Callable[[Path, Config, RunFacts], Mirror]
 """Creates the mirror of a run from its folder, its config and the facts of this process."""
@@ -107,15 +108,19 @@ class Mirrors:
     def close(self, status: Status) -> None:
         """Wait a bounded time for what the mirrors have not recorded yet."""
         self._ask("finish", lambda mirror: mirror.close(status))
-        deadline = time.monotonic() + _CLOSE_SECONDS
+        begin = time.monotonic()
         for name, thread in self._running.items():
+            offline = thread.mirror if isinstance(thread.mirror, WandbMirror) and thread.mirror.is_offline else None
+            seconds = _WRITE_SECONDS if offline and status == "finished" else _CLOSE_SECONDS
             has_ended = thread.end(_SILENCE)
-            if not has_ended and (left := deadline - time.monotonic()) > 0:
+            if not has_ended and (left := begin + seconds - time.monotonic()) > 0:
                 self._say(f"waiting for {name}, at most {left:.0f} s")
                 has_ended = thread.end(left)
             failure = thread.failure(_PATIENCE)
             if failure or not has_ended:
-                self._report(name, failure or f"finish within {_CLOSE_SECONDS:.0f} s")
+                self._report(name, failure or f"finish within {seconds:.0f} s")
+            if offline and not has_ended:
+                self._warn(offline.describe_incomplete())
             self._say_address(thread)
         self._running.clear()
 

@@ -3,7 +3,7 @@
 * One W&B id per run, kept in ``wandb.json``, so that every resume continues the same W&B run. A copy gets its own.
 * Its own x-axis, ``step``: a resume repeats steps, which W&B would drop because of its internal step.
 * Offline, each process writes a new segment, and syncing a segment replaces the server's data of the id. A segment
-  therefore begins with the complete history so far, and the newest one contains the entire run.
+  therefore begins with the complete history so far, and the newest one contains the entire run, once it is complete.
 * Online, the history is sent again unless the same W&B run has received all of it: W&B shows a step that it receives
   twice at the same place, and would never receive one that a failure, a kill or a process without W&B kept from it.
 """
@@ -164,7 +164,7 @@ class WandbMirror:
                 self._address = self._address or upload
             elif status is not None:
                 self._keep(replace(self._identity, records=self._sent))
-            if self._identity.mode == "offline":
+            if self.is_offline:
                 self._address = upload
         for leftover in self._folder.wandb.glob("tmp*wandb-*"):  # also of a run that could not start
             shutil.rmtree(leftover, ignore_errors=True)
@@ -193,6 +193,18 @@ class WandbMirror:
 
     def _upload_command(self, run: _Run) -> str:
         return f"{_program()} sync {quoted(self._folder.wandb / Path(run.dir).parent.name)}"
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether rows are written to ``wandb/`` only."""
+        return wandb_mode(self._tracking) == "offline"
+
+    def describe_incomplete(self) -> str:
+        """Say what becomes of a segment whose process ends before it has all rows: uploaded, it would replace them."""
+        return (
+            f"the newest folder in {self._folder.wandb} lacks rows; resume the run before you upload it, or upload the "
+            "one before"
+        )
 
     def take_address(self) -> tuple[str, str] | None:
         """Return, once, a text and what it announces: the run's URL, or the command that uploads it after the end."""

@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -21,8 +22,10 @@ from cifar_dist.config import Config, WandbConfig
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics, wandb_mirror
+from cifar_dist.tracking import mirrors as mirrors_of
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirrors import Mirrors, wanted_mirrors
+from cifar_dist.tracking.timeline import Status
 from cifar_dist.tracking.tracker import Tracker
 from cifar_dist.tracking.wandb_mirror import WandbMirror, _Identity, _last_process
 
@@ -114,6 +117,39 @@ def test_a_long_history_is_sent_in_calls_that_each_return_in_time(
     mirrors.close("finished")
     end_of_process()
     assert (calls, warnings) == ([256, 256, 88], [])
+
+
+@pytest.mark.parametrize("status", ["interrupted", "finished"])
+def test_a_process_that_stops_before_its_offline_folder_has_all_rows_says_so_and_the_last_one_waits(
+    tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch, status: Status
+) -> None:
+    """What is uploaded replaces what W&B has."""
+    monkeypatch.setattr(mirrors_of, "_SILENCE", 0.0)
+    monkeypatch.setattr(mirrors_of, "_CLOSE_SECONDS", 0.0)
+    may_go_on = threading.Event()
+    record = WandbMirror.train_steps
+
+    def record_late(self: WandbMirror, records: Sequence[Record]) -> None:
+        assert may_go_on.wait(60)
+        record(self, records)
+
+    monkeypatch.setattr(WandbMirror, "train_steps", record_late)
+    mirrors = mirrored(tmp_path, OFFLINE, [train(1), train(2)], warnings)
+    if status == "finished":
+        threading.Timer(0.5, may_go_on.set).start()
+    mirrors.close(status)
+    if status == "finished":
+        assert warnings == []
+        end_of_process()
+        assert [row["step"] for row in segments(tmp_path)[0].rows] == [1, 2]
+        return
+    way = "resume the run before you upload it, or upload the one before"
+    assert warnings == [
+        "W&B could not finish within 0 s; the run continues without it, metrics.jsonl is complete",
+        f"the newest folder in {tmp_path}/wandb lacks rows; {way}",
+    ]
+    may_go_on.set()
+    wait_until(lambda: all(thread.name != "mirror" for thread in threading.enumerate()), [])
 
 
 def test_a_loss_that_is_not_finite_is_mirrored_too(tmp_path: Path, warnings: list[str]) -> None:
