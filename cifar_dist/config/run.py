@@ -40,7 +40,8 @@ class RunConfig(Section):
     from_other_data: bool = False
     """Accept another dataset than that of ``run.from``, with the same classes and as many steps in an epoch."""
     join_timeout: int = 600
-    """Seconds to wait for all processes and machines of a job to join; who is missing is reported every 10 s."""
+    """Seconds to wait for all processes and machines of a job to join; who is missing is reported every 10 s. Then
+    their first exchange has as long."""
     collective_timeout: int = 1800
     """Seconds that a process waits for the others in one exchange, from when they have joined; then the job fails. A
     checkpoint or an evaluation that one process writes alone must be done by then."""

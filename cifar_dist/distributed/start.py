@@ -19,6 +19,7 @@ from cifar_dist.distributed.compiled_code import keep_compiled_code
 from cifar_dist.distributed.data_parallel import DataParallel
 from cifar_dist.distributed.deepspeed_zero import DeepSpeedZero, DeepSpeedZero3
 from cifar_dist.distributed.engine import Engine
+from cifar_dist.distributed.first_exchange import first_exchange
 from cifar_dist.distributed.fixed_parts import FixedParts
 from cifar_dist.distributed.fully_sharded import FullySharded
 from cifar_dist.distributed.gpu_checks import check_gpus, check_own_gpu, describe_unused_gpu
@@ -77,7 +78,11 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
         check=check_same_launch,
     )
     with waits_explained(config.run.collective_timeout):
-        with signals.ending_waits(), waiting("starting", show=is_main_process()):  # DeepSpeed takes seconds
+        with (
+            signals.ending_waits(),
+            waiting("starting", show=is_main_process()),  # DeepSpeed takes seconds
+            first_exchange(config.run.join_timeout, cpu=cpu),
+        ):
             engine = _engine_class(config.train, asked)(config, cpu=cpu)
         engine.signals = signals
         set_arithmetic(config.train)  # again: Accelerate turns TF32 on where a GPU compiles an fp32 network

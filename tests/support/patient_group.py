@@ -1,4 +1,4 @@
-"""Engines that wait for all ranks when they leave the process group, as NCCL may and gloo does not.
+"""Engines that wait for ranks as NCCL may and gloo does not: when they leave the process group, or as they begin.
 
 ``--train.engine tests/support/patient_group.py:Failing``. A Python subclass of torch's process group would be more
 direct, but DDP sometimes deadlocks with one.
@@ -6,8 +6,11 @@ direct, but DDP sometimes deadlocks with one.
 
 from __future__ import annotations
 
+import time
+
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from torch import nn
 
 from cifar_dist.distributed.data_parallel import DataParallel
@@ -21,6 +24,16 @@ class Patient(DataParallel):
         print("waiting for the other ranks", flush=True)
         dist.barrier()
         super().close()
+
+
+class Late(DataParallel):
+    """DDP whose rank 1 comes late to the first exchange."""
+
+    def start_accelerator(self, cpu: bool) -> Accelerator:
+        accelerator = super().start_accelerator(cpu)
+        if accelerator.process_index == 1:
+            time.sleep(2)
+        return accelerator
 
 
 class Failing(Patient):
