@@ -37,7 +37,6 @@ class FixedParts(Engine):
     )
     kind, description = "parts", "fixed parts"
     rounds_by_processes = False
-    has_other_groups = True  # NCCL's send and receive have one for each pair
 
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> WrappedModel:
         parts = self._config.train.parts

@@ -14,6 +14,8 @@ keeps a number of virtual workers in this way while the number of GPUs changes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -75,16 +77,26 @@ class TreeSum:
         right = self._nodes.pop((level, left + 1), None)
         if giver == self._ranks.rank != owner:
             assert right is not None
-            dist.send(_carried(right), dst=owner)
+            _move(dist.isend, _carried(right), owner)
         elif owner == self._ranks.rank and (own := self._nodes.pop((level, left), None)) is not None:
             if right is None:
                 right = self.take_zeros()
                 received = _carried(right)
-                dist.recv(received, src=giver)
+                _move(dist.irecv, received, giver)
                 right.copy_(received)
             self._nodes[level + 1, left // 2] = own.add_(right)
         if right is not None:
             self._free.append(right)
+
+
+def _move(direction: Callable[..., dist.Work | None], vector: Tensor, peer: int) -> None:
+    """Send a vector, or receive it.
+
+    It is a batch of one: NCCL sends that over the communicator of all ranks, which exists since their first exchange.
+    What is in no batch gets a communicator for each pair of ranks, with memory of its own and a warning of torch.
+    """
+    for work in dist.batch_isend_irecv([dist.P2POp(direction, vector, peer)]):
+        work.wait()
 
 
 def _carried(vector: Tensor) -> Tensor:

@@ -1,12 +1,16 @@
-"""The tree of sums on one process; tests/launch/test_fixed_parts.py has it on several."""
+"""The tree of sums, on one process and on several; tests/launch/test_fixed_parts.py has it in runs."""
 
 from __future__ import annotations
 
+import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from support import forked_ranks, one_communicator
 from torch import Tensor
 
+from cifar_dist.data.order import own_parts
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.tree_sum import TreeSum
 
@@ -47,3 +51,22 @@ def test_few_vectors_are_kept() -> None:
         seen.add(vector.data_ptr())
         total.add(part, vector)
     assert len(seen) <= 7
+
+
+@pytest.mark.parametrize("processes", [2, 4, 8])
+@pytest.mark.parametrize("backend", ["gloo", one_communicator.NAME])
+def test_several_processes_get_the_bits_of_one(processes: int, backend: str) -> None:
+    """NCCL creates a communicator for each pair of ranks that exchange otherwise than in a batch, and torch warns."""
+
+    def rank() -> None:
+        dist.init_process_group(backend)
+        ranks = Ranks(dist.get_rank(), processes, torch.device("cpu"), first_of_node=True)
+        for parts in (8, 11):
+            total = TreeSum(parts, ranks, SIZE)
+            for step in range(2):
+                for part in own_parts(parts, ranks.rank, processes):
+                    total.add(part, total.take_zeros().add_(vector_of(part + step)))
+                assert torch.equal(total.total(), tree([vector_of(part + step) for part in range(parts)]))
+        dist.destroy_process_group()
+
+    forked_ranks.run(processes, rank)
