@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gpu.bench import Bench
+from gpu.bench import Bench, Machine
 from gpu.correctness import (
     ddp,
     ddp_with,
@@ -24,6 +24,7 @@ from gpu.measurements import SPEEDRUNS, peer, speedrun, steps, train
 PARTS = ("correctness", "speed", "recipes")
 # The network has more than DDP's first bucket, 1 MB, after which the compiler splits its graph.
 _GRAPHS = ("--train.compile", "reduce-overhead", "--model.options.widths", "[64, 128, 256]")
+_FP16 = ("--train.precision", "fp16")
 _ROUNDED = ("--train.compress_gradients", "fp16", "--train.sync_batchnorm", "true")
 
 
@@ -37,6 +38,7 @@ class Item:
         seconds: estimate on one GPU; the item begins only if so many are left, and a command of it that takes three
             times as many, at least 90, has failed.
         work: does it and returns what was found; raises FailedError, SkippedError or UnfinishedError.
+        several_gpus: whether its ranks use several GPUs together, where the machine has them.
         open_ended: a training run that takes all the time left, and resumes.
     """
 
@@ -44,6 +46,7 @@ class Item:
     part: str
     seconds: float
     work: Callable[[Bench], str]
+    several_gpus: bool = False
     open_ended: bool = False
 
     @property
@@ -51,30 +54,36 @@ class Item:
         """Whether it needs CIFAR-10; those of the first part train on the digits."""
         return self.part != PARTS[0]
 
-    @property
-    def is_measured(self) -> bool:
-        """Whether its time counts, so that nothing may run beside it; in the first part nothing is timed."""
-        return self.part != PARTS[0]
+    def exchanges(self, machine: Machine) -> bool:
+        """Whether GPUs exchange in it."""
+        return self.several_gpus and machine.gpus > 1
+
+    def runs_alone(self, machine: Machine) -> bool:
+        """Whether nothing may run beside it: its time counts, as in the first part none does, or GPUs exchange in it.
+
+        An exchange proceeds while it runs on all of them at once, and a GPU runs one process at a time.
+        """
+        return self.part != PARTS[0] or self.exchanges(machine)
 
 
 ITEMS: tuple[Item, ...] = (
     Item("gpu-tests", "correctness", 180, run_gpu_tests),
-    Item("ddp", "correctness", 60, ddp),
-    Item("parts", "correctness", 90, fixed_parts),
-    Item("fsdp-to-ddp", "correctness", 55, fsdp_to_ddp),
-    Item("lost-rank", "correctness", 55, lost_rank),
-    Item("ddp.graphs", "correctness", 55, ddp_with("ddp.graphs", on_gpus=_GRAPHS)),
-    Item("ddp.fp16", "correctness", 40, ddp_with("ddp.fp16", *_ROUNDED, on_gpus=("--train.precision", "fp16"))),
-    Item("evaluate", "correctness", 50, evaluate),
+    Item("ddp", "correctness", 60, ddp, several_gpus=True),
+    Item("parts", "correctness", 90, fixed_parts, several_gpus=True),
+    Item("fsdp-to-ddp", "correctness", 55, fsdp_to_ddp, several_gpus=True),
+    Item("lost-rank", "correctness", 55, lost_rank, several_gpus=True),
+    Item("ddp.graphs", "correctness", 55, ddp_with("ddp.graphs", on_gpus=_GRAPHS), several_gpus=True),
+    Item("ddp.fp16", "correctness", 40, ddp_with("ddp.fp16", *_ROUNDED, on_gpus=_FP16), several_gpus=True),
+    Item("evaluate", "correctness", 50, evaluate, several_gpus=True),
     Item("fp32", "correctness", 45, demo("fp32", "--train.precision", "no")),
     Item("bf16", "correctness", 30, demo("bf16", "--train.precision", "bf16")),
-    Item("fp16", "correctness", 30, demo("fp16", "--train.precision", "fp16", on_gpu=True)),
+    Item("fp16", "correctness", 30, demo("fp16", *_FP16, on_gpu=True)),
     Item("compile", "correctness", 50, demo("compile", "--train.compile", "true")),
     Item("kill-resume", "correctness", 90, kill_and_resume),
     Item("same-seed", "correctness", 75, same_seed),
-    Item("zero2", "correctness", 50, sharded("zero2", "DeepSpeed ZeRO-2")),
-    Item("zero3", "correctness", 60, sharded("zero3", "DeepSpeed ZeRO-3")),
-    Item("fsdp", "correctness", 40, sharded("fsdp", "FSDP")),
+    Item("zero2", "correctness", 50, sharded("zero2", "DeepSpeed ZeRO-2"), several_gpus=True),
+    Item("zero3", "correctness", 60, sharded("zero3", "DeepSpeed ZeRO-3"), several_gpus=True),
+    Item("fsdp", "correctness", 40, sharded("fsdp", "FSDP"), several_gpus=True),
     *(Item(name, "speed", 110 if way != "no" else 85, speedrun(way)) for name, way in SPEEDRUNS.items()),
     Item("airbench94", "speed", 120, peer("AIRBENCH94", "airbench94_muon.py")),
     Item("hiverge", "speed", 180, peer("HIVERGE", "cifar10_speedrun.py")),
@@ -83,15 +92,15 @@ ITEMS: tuple[Item, ...] = (
     Item("steps.se-resnet-randaugment", "speed", 70, steps("se-resnet-randaugment")),
     Item("steps.resnet18", "speed", 30, steps("resnet18")),
     *(
-        Item(f"speedrun-94.s{seed}", "recipes", 40, train(f"speedrun-94.s{seed}", "speedrun-94", "--run.seed", seed))
-        for seed in "012"
+        Item(name, "recipes", 40, train(name, "speedrun-94", "--run.seed", name[-1]), several_gpus=True)
+        for name in ("speedrun-94.s0", "speedrun-94.s1", "speedrun-94.s2")
     ),
     *(
-        Item(name, "recipes", 60, train(name.replace("/", "-"), name), open_ended=True)
+        Item(name, "recipes", 60, train(name.replace("/", "-"), name), several_gpus=True, open_ended=True)
         for name in (
             *("speedrun-96", "custom-resnet", "resnet18", "se-resnet-randaugment", "small-resnet", "se-resnet"),
             *("resnet34-scratch", "se-resnet-stochastic-depth", "small-resnet/baseline", "wrn-28-10"),
         )
     ),
 )
-"""In the order in which they run; the recipes in that of the value of their figures."""
+"""In the order in which they run, see :mod:`gpu.schedule`; the recipes in that of the value of their figures."""

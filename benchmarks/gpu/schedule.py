@@ -1,4 +1,4 @@
-"""Run items inside a budget, several at a time where no time is measured; none of them stops the others."""
+"""Run items inside a budget, several at a time where they may; none of them stops the others."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from gpu.bench import Bench, FailedError, SkippedError, UnfinishedError
-from gpu.items import Item
+from gpu.bench import Bench, FailedError, Machine, SkippedError, UnfinishedError
+from gpu.items import PARTS, Item
 from gpu.record import Record, Result, Row
 
 _PATIENCE = 3  # an item that takes so many times its estimate has failed
@@ -21,7 +21,7 @@ _LEAST = 90.0  # seconds before that: the first process on a machine reads libra
 
 
 def run_items(items: Sequence[Item], bench: Bench, record: Record) -> None:
-    """Run ``items`` in order, record a row for each, and print both."""
+    """Run ``items``, record a row for each, and print both."""
     waiting = []
     for item in items:
         if record.passed(item.name):
@@ -46,7 +46,7 @@ def run_items(items: Sequence[Item], bench: Bench, record: Record) -> None:
             record.add(Row(item.name, item.part, result, round(seconds, 1), found, bench.machine.name))
             print(f"== {item.name}: {result.upper()} in {seconds:.0f} s: {found}", flush=True)
 
-    for alone, group in itertools.groupby(waiting, lambda item: item.is_measured):
+    for alone, group in _groups(waiting, bench.machine):
         with ThreadPoolExecutor(1 if alone else bench.at_once) as pool:
             try:
                 for future in [pool.submit(work, item) for item in group]:
@@ -54,6 +54,15 @@ def run_items(items: Sequence[Item], bench: Bench, record: Record) -> None:
             except BaseException:
                 bench.halt.set()
                 raise
+
+
+def _groups(items: Iterable[Item], machine: Machine) -> Iterator[tuple[bool, Iterator[Item]]]:
+    """Groups of items that follow each other, and whether each item of it runs alone.
+
+    In each part, what runs alone comes first: on several GPUs, these are the items that one GPU cannot show.
+    """
+    ordered = sorted(items, key=lambda item: (PARTS.index(item.part), not item.runs_alone(machine)))
+    return itertools.groupby(ordered, lambda item: item.runs_alone(machine))
 
 
 def _append(log: Path, own: Bench) -> None:

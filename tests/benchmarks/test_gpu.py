@@ -13,6 +13,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -207,7 +208,10 @@ def test_what_passed_on_another_machine_is_repeated_on_this_one_and_both_are_kep
     assert {row["machine"]: row["found"] for row in rows} == {card.name: card.device for card in cards}
 
 
-def test_items_that_are_not_timed_run_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("gpus", "several_gpus"), [(0, True), (1, True), (2, False)])
+def test_items_that_are_not_timed_and_share_no_gpus_run_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, several_gpus: bool
+) -> None:
     monkeypatch.setattr(Bench, "at_once", 2)
     meeting = threading.Barrier(2, timeout=PATIENCE)
 
@@ -215,11 +219,40 @@ def test_items_that_are_not_timed_run_side_by_side(tmp_path: Path, monkeypatch: 
         job.python("-Sc", "print('output')")
         return f"met as {meeting.wait()}"
 
-    job = Bench(MACHINE, "", tmp_path, time.monotonic() + PATIENCE, rehearse=False)
-    record = Record(tmp_path, job.runs, MACHINE.name, job.env)
-    run_items([Item(name, "correctness", 5, meets) for name in "ab"], job, record)
+    machine = Machine("a card", gpus, (2, 30), "2", "3")
+    job = Bench(machine, "", tmp_path, time.monotonic() + PATIENCE, rehearse=False)
+    record = Record(tmp_path, job.runs, machine.name, job.env)
+    run_items([Item(name, "correctness", 5, meets, several_gpus=several_gpus) for name in "ab"], job, record)
     assert sorted(row.found for row in record.rows.values()) == ["met as 0", "met as 1"]
     assert (tmp_path / "correctness.log").read_text().count("output\n") == 2
+
+
+def test_items_on_several_gpus_run_one_at_a_time_and_before_those_on_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernels of two processes do not overlap on a GPU, and an exchange waits until its own run on all of them."""
+    monkeypatch.setattr(Bench, "at_once", 3)
+    meeting = threading.Barrier(2, timeout=PATIENCE)
+    running: list[str] = []
+
+    def exchanges(job: Bench) -> str:
+        running.append("exchange")
+        job.python("-Sc", "print('time enough for another to begin')")
+        found = list(running)
+        running.remove("exchange")
+        return " ".join(found)
+
+    def meets(job: Bench) -> str:
+        running.append("one GPU")
+        meeting.wait()
+        return "met"
+
+    one, several = Item("1", "correctness", 5, meets), Item("2", "correctness", 5, exchanges, several_gpus=True)
+    items = [one, several, replace(one, name="3"), replace(several, name="4")]
+    job = Bench(Machine("a card", 2, (2, 30), "2", "3"), "", tmp_path, time.monotonic() + PATIENCE, rehearse=False)
+    record = Record(tmp_path, job.runs, job.machine.name, job.env)
+    run_items(items, job, record)
+    assert [row.found for row in record.rows.values()] == ["exchange", "exchange", "met", "met"]
 
 
 def test_an_interrupt_ends_the_items_that_run_and_starts_no_other(tmp_path: Path) -> None:
