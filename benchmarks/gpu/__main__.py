@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpu.bench import ROOT, Bench, UnusableError, find_machine
-from gpu.items import ITEMS, PARTS, Item
+from gpu.items import ITEMS, PARTS, Item, choose
 from gpu.record import Record, count, create
 from gpu.schedule import run_items
 
@@ -30,7 +30,6 @@ def main(words: Sequence[str]) -> int:
     if not source or not out:
         return _refuse(USAGE)
     budget = float(rest.pop(0)) if rest and rest[0].replace(".", "", 1).isdecimal() else _BUDGET
-    items = [item for item in ITEMS if not rest or item.part in rest or item.name in rest]
     if unknown := set(rest) - {*PARTS, *(item.name for item in ITEMS)}:
         names = ", ".join((*PARTS, *(item.name for item in ITEMS)))
         return _refuse(f"no part or item is called '{min(unknown)}'; there are: {names}")
@@ -44,7 +43,7 @@ def main(words: Sequence[str]) -> int:
         bench = Bench(machine, source, work, deadline, rehearse or not machine.gpus, env)
         if bench.rehearse:
             folder = create(folder / "rehearsal")
-        return _run(items, bench, Record(folder, bench.runs, machine.name, env))
+        return _run(choose(rest, machine), bench, Record(folder, bench.runs, machine.name, env))
     except UnusableError as why:
         return _refuse(str(why))
     except KeyboardInterrupt:

@@ -15,9 +15,17 @@ from gpu.bench import CUDA_GRAPHS, ROOT, Bench, FailedError, Machine, SkippedErr
 from gpu.signal_to_rank import SOME_STEPS, SignalToRank, records
 
 _SHARED = {"NCCL_MULTI_RANK_GPU_ENABLE": "1"}
+_EXCHANGE_SECONDS = "60"
 _FEW = ("--train.max_steps", "20", "--train.threads", "1")
 _EACH_STEP = ("--tracking.every", "1")
 _DETERMINISTIC = ("--train.deterministic", "true", *_EACH_STEP, "--checkpoint.every_steps", "4")
+
+
+def exchange(bench: Bench) -> str:
+    """All GPUs exchange over NCCL: what does not work between them is found here once, and not in each item."""
+    _, ranks = _several_ranks(bench.machine)
+    backend = "nccl" if bench.machine.gpus else "gloo"
+    return bench.python(f"{ROOT}/benchmarks/gpu/exchange.py", backend, str(ranks), _EXCHANGE_SECONDS).last_line
 
 
 def run_gpu_tests(bench: Bench) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from gpu.bench import Bench, Machine
@@ -11,6 +11,7 @@ from gpu.correctness import (
     ddp_with,
     demo,
     evaluate,
+    exchange,
     fixed_parts,
     fsdp_to_ddp,
     kill_and_resume,
@@ -22,6 +23,8 @@ from gpu.correctness import (
 from gpu.measurements import SPEEDRUNS, peer, speedrun, steps, train
 
 PARTS = ("correctness", "speed", "recipes")
+EXCHANGE = "exchange"
+"""The item without which the others on several GPUs are skipped."""
 # The network has more than DDP's first bucket, 1 MB, after which the compiler splits its graph.
 _GRAPHS = ("--train.compile", "reduce-overhead", "--model.options.widths", "[64, 128, 256]")
 _FP16 = ("--train.precision", "fp16")
@@ -67,6 +70,7 @@ class Item:
 
 
 ITEMS: tuple[Item, ...] = (
+    Item(EXCHANGE, "correctness", 20, exchange, several_gpus=True),
     Item("gpu-tests", "correctness", 180, run_gpu_tests),
     Item("ddp", "correctness", 60, ddp, several_gpus=True),
     Item("parts", "correctness", 90, fixed_parts, several_gpus=True),
@@ -104,3 +108,10 @@ ITEMS: tuple[Item, ...] = (
     ),
 )
 """In the order in which they run, see :mod:`gpu.schedule`; the recipes in that of the value of their figures."""
+
+
+def choose(names: Collection[str], machine: Machine) -> list[Item]:
+    """The items with these names and of parts with them, or all; and the exchange, if others need it."""
+    chosen = [item for item in ITEMS if not names or item.part in names or item.name in names]
+    needs_exchange = any(item.exchanges(machine) for item in chosen)
+    return [item for item in ITEMS if item in chosen or (needs_exchange and item.name == EXCHANGE)]

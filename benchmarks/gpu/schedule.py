@@ -1,4 +1,7 @@
-"""Run items inside a budget, several at a time where they may; none of them stops the others."""
+"""Run items inside a budget, several at a time where they may; none of them fails because another did.
+
+But on several GPUs that cannot exchange anything, no item is tried that needs it: each would hang until its limit.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gpu.bench import Bench, FailedError, Machine, SkippedError, UnfinishedError
-from gpu.items import PARTS, Item
+from gpu.items import EXCHANGE, PARTS, Item
 from gpu.record import Record, Result, Row
 
 _PATIENCE = 3  # an item that takes so many times its estimate has failed
@@ -35,7 +38,7 @@ def run_items(items: Sequence[Item], bench: Bench, record: Record) -> None:
     def work(item: Item) -> None:
         own = replace(bench, log=bench.work / f"{item.name.replace('/', '-')}.log")
         begin = time.monotonic()
-        result, found = _run_item(item, own)
+        result, found = _run_item(item, own, record)
         seconds = time.monotonic() - begin
         with writing:
             _append(record.log(item.part), own)
@@ -71,9 +74,12 @@ def _append(log: Path, own: Bench) -> None:
             file.write(own.log.read_bytes())
 
 
-def _run_item(item: Item, bench: Bench) -> tuple[Result, str]:
+def _run_item(item: Item, bench: Bench, record: Record) -> tuple[Result, str]:
     if bench.halt.is_set():
         return "skipped", "stopped before it began"
+    exchange = record.rows.get(EXCHANGE)
+    if exchange and exchange.result == "failed" and item.name != EXCHANGE and item.exchanges(bench.machine):
+        return "skipped", f"the GPUs cannot exchange anything: {exchange.found}"
     left = bench.seconds_left()
     if left < (1 if bench.rehearse else item.seconds):
         return "skipped", f"out of time: it takes about {item.seconds:.0f} s and {max(left, 0):.0f} s are left"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from gpu.bench import Bench, FailedError, Machine, SkippedError, UnfinishedError, UnusableError
-from gpu.items import ITEMS, Item
+from gpu.items import EXCHANGE, ITEMS, Item
 from gpu.record import Record
 from gpu.schedule import run_items
 from support.running import PATIENCE, ROOT, environment, wait_until
@@ -253,6 +253,44 @@ def test_items_on_several_gpus_run_one_at_a_time_and_before_those_on_one(
     record = Record(tmp_path, job.runs, job.machine.name, job.env)
     run_items(items, job, record)
     assert [row.found for row in record.rows.values()] == ["exchange", "exchange", "met", "met"]
+
+
+def test_no_item_on_several_gpus_is_tried_where_they_cannot_exchange_anything(tmp_path: Path) -> None:
+    """Each would hang until its limit. The next call tries the exchange again."""
+
+    def run(exchange: Callable[[Bench], str], gpus: int = 2) -> Record:
+        work = tmp_path / f"work-{time.monotonic_ns()}"
+        machine = Machine("a card", gpus, (2, 30), "2", "3")
+        job = Bench(machine, "", work, time.monotonic() + PATIENCE, rehearse=False)
+        record = Record(tmp_path, job.runs, machine.name, job.env)
+        items = [
+            Item(EXCHANGE, "correctness", 5, exchange, several_gpus=True),
+            Item("ddp", "correctness", 5, passes, several_gpus=True),
+            Item("fp32", "correctness", 5, passes),
+            Item("recipe", "recipes", 5, passes, several_gpus=True),
+        ]
+        run_items(items, job, record)
+        return record
+
+    def hangs(job: Bench) -> str:
+        raise FailedError("exit code 1: 2 ranks have not exchanged anything")
+
+    def passes(job: Bench) -> str:
+        return "done"
+
+    def is_skipped(job: Bench) -> str:
+        raise SkippedError("needs several GPUs")
+
+    rows = run(hangs).rows
+    assert {name: row.result for name, row in rows.items()} == {
+        EXCHANGE: "failed",
+        "ddp": "skipped",
+        "fp32": "passed",
+        "recipe": "skipped",
+    }
+    assert rows["ddp"].found == "the GPUs cannot exchange anything: exit code 1: 2 ranks have not exchanged anything"
+    assert {row.result for row in run(passes).rows.values()} == {"passed"}
+    assert outcomes(run(is_skipped, gpus=1)) == ["passed", "skipped", "passed", "passed"]
 
 
 def test_an_interrupt_ends_the_items_that_run_and_starts_no_other(tmp_path: Path) -> None:

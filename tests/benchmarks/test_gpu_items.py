@@ -11,15 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from gpu import bench, processes
+from gpu import bench, exchange, processes
 from gpu.bench import Bench, FailedError, Machine, SkippedError
-from gpu.items import ITEMS
+from gpu.items import EXCHANGE, ITEMS, choose
 from gpu.measurements import time_peer
 from gpu.record import Record
 from gpu.schedule import run_items
 from gpu.signal_to_rank import SignalToRank
 from gpu.speedrun import measured
-from support.running import PATIENCE
+from support.running import PATIENCE, ROOT, spawn
 
 from cifar_dist.exit_codes import EXIT_REQUEUE
 
@@ -88,7 +88,7 @@ def test_the_items_that_use_several_gpus_are_those_that_say_so(tmp_path: Path, m
     several: set[str] = set()
 
     def python(self: Bench, *words: str, **how_it_ends: object) -> processes.Ended:
-        if any(word.startswith("--num_processes=") for word in words):
+        if any(word.startswith("--num_processes=") for word in words) or words[0] == exchange.__file__:
             several.add(self.log.name)
         return processes.Ended(0, "", limited=False)
 
@@ -103,7 +103,34 @@ def test_the_items_that_use_several_gpus_are_those_that_say_so(tmp_path: Path, m
     assert several == {(tmp_path / item.name).name for item in ITEMS if item.several_gpus}
 
 
-@pytest.mark.parametrize("name", ["fsdp-to-ddp", "lost-rank", "ddp.graphs", "ddp.fp16", "evaluate"])
+def test_the_exchange_comes_before_all_that_need_it() -> None:
+    def names(words: list[str], gpus: int) -> list[str]:
+        return [item.name for item in choose(words, Machine("a card", gpus, (2, 30), "2", "3"))]
+
+    assert names(["fsdp", "fp32"], 2) == [EXCHANGE, "fp32", "fsdp"]
+    assert names(["recipes"], 8)[:2] == [EXCHANGE, "speedrun-94.s0"]
+    assert names(["fsdp"], 1) == ["fsdp"]
+    assert EXCHANGE not in names(["speed", "fp32"], 8)
+    assert names([], 1) == names([], 8) == [item.name for item in ITEMS]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("gloo", "2", str(PATIENCE)), 0, "2 ranks over gloo"),
+        (("gloo", "2", "0"), 1, "2 ranks have not exchanged anything over gloo in 0 s"),
+        (("nccl", "2", str(PATIENCE)), 1, "RuntimeError: "),
+    ],
+)
+def test_the_exchange_ends_with_one_line_whether_it_works_hangs_or_fails(
+    words: tuple[str, ...], code: int, says: str
+) -> None:
+    (done,) = spawn([exchange.__file__, *words], env={"PYTHONPATH": str(ROOT / "benchmarks")})
+    assert done.returncode == code, done.stderr
+    assert done.stdout.splitlines()[-1].startswith(says)
+
+
+@pytest.mark.parametrize("name", [EXCHANGE, "fsdp-to-ddp", "lost-rank", "ddp.graphs", "ddp.fp16", "evaluate"])
 def test_what_only_several_gpus_can_show_is_skipped_on_one(tmp_path: Path, name: str) -> None:
     job = Bench(Machine("a card", 1, (2, 30), "2", "3"), "", tmp_path, time.monotonic() + 100, rehearse=False)
     (item,) = (item for item in ITEMS if item.name == name)
