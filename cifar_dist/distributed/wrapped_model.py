@@ -122,8 +122,10 @@ class WrappedModel(InferenceModel):
         is_sharded: whether each process holds shards of the weights.
         hides_missing_gradients: whether a parameter without a gradient looks like the others after a backward pass.
         weights: what this process holds of the network's weights.
+        before_update: called by :meth:`update` with the gradients of a step complete, before anything changes them.
     """
 
+    before_update: Callable[[], None] = staticmethod(lambda: None)
     is_sharded: ClassVar[bool] = False
     hides_missing_gradients: ClassVar[bool] = False
 
@@ -202,11 +204,22 @@ class WrappedModel(InferenceModel):
             The norm of all gradients before they are clipped, a scalar on the device; None where they are not.
         """
         norm: Tensor | None = None
+        self.before_update()
         self._keep_without_gradient()  # some optimizers free the gradients in their step
         if self._clip_norm:
             norm = self._accelerator.clip_grad_norm_(self.trainable_parameters().values(), self._clip_norm)
         self._optimizer.step()
         return norm if norm is None else full_tensor(norm.detach())
+
+    def gradient_norms(self) -> dict[str, float]:
+        """The L2 norm of each parameter's gradient, without those that have none. Collective.
+
+        Called from :attr:`before_update`: clipping changes gradients, and so do some of torch's optimizers, as SGD with
+        Nesterov momentum on a GPU.
+        """
+        scale = self.scaler_state().get("scale", 1.0)
+        gradients = {name: p.grad for name, p in self.trainable_parameters().items() if p.grad is not None}
+        return {name: float(full_tensor(gradient).norm()) / scale for name, gradient in gradients.items()}
 
     def watch_exchange(self, begins: Callable[[], object]) -> None:
         """Have ``begins`` called in a backward pass when all gradients are computed, and only exchanged from there on.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from torch import Tensor
 from cifar_dist.config import Config
 from cifar_dist.data.normalize import normalization_statistics
 from cifar_dist.distributed.engine import Engine
-from cifar_dist.distributed.sharded_tensor import full_tensor
 from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.terminal.progress import Show
@@ -62,7 +62,7 @@ class Replay:
         recorded: what the run recorded.
         began: the step of the checkpoint that the recomputation began from; 0 for new weights.
         samples: all samples of the step.
-        gradient_norms: L2 norm by parameter, after clipping; empty where the engine has freed the gradients.
+        gradient_norms: L2 norm by parameter, before clipping; empty where the engine has freed the gradients.
         mean, std: with which images were normalised, per channel.
         classes: their names.
     """
@@ -127,13 +127,16 @@ def replay_step(config: Config, engine: Engine, folder: RunFolder, step: int, sh
     ranks = engine.ranks
     recorded, start = ranks.run_on_main(lambda: _find_start(config, folder, step))
     recomputation = Recomputation(config, engine, start)
+    model, norms = recomputation.learner.model, dict[str, float]()
+    updates = count(recomputation.first + 1)
+
+    def keep_norms() -> None:
+        if next(updates) == step:
+            norms.update(model.gradient_norms())
+
+    model.before_update = keep_norms
     with show(step - recomputation.first) as advance:
         records, measured = recomputation.run(step, advance)
-    norms = {
-        name: float(full_tensor(parameter.grad).norm())
-        for name, parameter in recomputation.learner.model.trainable_parameters().items()
-        if parameter.grad is not None
-    }
     setup = recomputation.setup
     mean, std = normalization_statistics(config.augment, setup.manifest)
     samples = _samples(setup, measured, engine)

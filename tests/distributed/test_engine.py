@@ -19,6 +19,7 @@ from support.engine_on_ranks import (
     Found,
     agreement,
     former,
+    gradient,
     network,
     normalised,
     optimizer,
@@ -32,11 +33,12 @@ from support.running import spawn
 from torch import Tensor, nn
 
 from cifar_dist import recipe
-from cifar_dist.config import Config, TrainConfig
+from cifar_dist.config import Config, OptimConfig, TrainConfig
 from cifar_dist.distributed import start as starting
 from cifar_dist.distributed import wrapped_model
 from cifar_dist.distributed.asked_engine import AskedEngine
 from cifar_dist.distributed.data_parallel import DataParallel
+from cifar_dist.distributed.loss_scaler import LossScaler
 from cifar_dist.distributed.start import check_engine
 from cifar_dist.errors import UserError
 
@@ -359,3 +361,21 @@ def test_inference_asks_the_bare_module_without_gradients() -> None:
     assert not logits.requires_grad
     with torch.no_grad():
         torch.testing.assert_close(logits, model.module(images))
+
+
+@pytest.mark.parametrize("scales_loss", [False, True])
+def test_the_norms_of_a_step_are_of_its_gradients_before_anything_changes_them(scales_loss: bool) -> None:
+    """Clipping does, a loss scale of fp16, and torch's SGD in the form that it has on a GPU."""
+    engine = start(Config(optim=OptimConfig(clip_norm=0.05)))
+    if scales_loss:  # as in fp16, which no CPU computes in
+        engine.accelerator.scaler = LossScaler("cpu")
+    module, found = network(), list[dict[str, float]]()
+    sgd = torch.optim.SGD(module.parameters(), lr=1.0, momentum=0.9, nesterov=True, foreach=True)
+    model = engine.prepare(module, sgd)
+    model.before_update = lambda: found.append(model.gradient_norms())
+    train(model, 1, BATCHES[:1])
+    alone = network()
+    images, labels = samples()
+    F.cross_entropy(alone(images), labels).backward()
+    (norms,) = found
+    assert norms == pytest.approx({name: float(gradient(p).norm()) for name, p in alone.named_parameters()}, rel=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 import subprocess
 from argparse import Namespace
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 from support.engines import engine
-from support.running import metrics, spawn, train
+from support.running import TRAIN, metrics, spawn, train
 
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint import Tensors
@@ -39,6 +41,12 @@ def job_of_one_process(threads: int = 1) -> Engine:
 def replay(*words: object, processes: int = PROCESSES) -> subprocess.CompletedProcess[str]:
     """Return the first rank's output of ``cifar-dist replay``."""
     return spawn(["-m", "cifar_dist", "replay", *map(str, words)], processes=processes)[0]
+
+
+def norms_of(run: Path, step: int) -> dict[str, float]:
+    """Read the norm of each parameter's gradient in a step that was replayed."""
+    with (run / "replays" / f"step-{step:08d}" / "gradients.csv").open() as file:
+        return {row["parameter"]: float(row["norm"]) for row in csv.DictReader(file)}
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +85,31 @@ def test_a_step_is_what_was_recorded(trained: Path, step: int, began: int) -> No
         assert set(arrays["ranks"].tolist()) == {0, 1}
         assert arrays["losses"].mean(dtype=np.float64) == pytest.approx(recorded["loss"], rel=1e-6)
         assert (arrays["labels"] == arrays["predicted"]).mean() == pytest.approx(recorded["accuracy"])
-    with (folder / "gradients.csv").open() as file:
-        norms = [float(row["norm"]) for row in csv.DictReader(file)]
-    assert 0 < sum(norm**2 for norm in norms) <= 1.0001, "after clipping"
+    assert recorded["grad_norm"] > 1, "or no gradient is clipped"
+    assert math.hypot(*norms_of(trained, step).values()) == pytest.approx(recorded["grad_norm"], rel=1e-5)
     assert (folder / "replay.png").read_bytes().startswith(b"\x89PNG")
+
+
+ENGINES: dict[str, tuple[dict[str, str], list[str]]] = {
+    "parts": ({}, ["--train.parts", "4"]),
+    "fsdp": ({"ACCELERATE_USE_FSDP": "true"}, ["--train.accumulate", "2"]),
+}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_gradients_of_any_engine_are_those_of_the_step(tiny: Path, tmp_path: Path, name: str) -> None:
+    """Not what clipping and the optimizer make of them."""
+    env, settings = ENGINES[name]
+    words = [TRAIN, str(tiny), "--train.max_steps", "4", "--optim.clip_norm", "0.5", *settings]
+    assert [done.returncode for done in spawn(words, PROCESSES, env)] == [0, 0]
+    run = tmp_path / "runs" / "tiny"
+    done, _ = spawn(["-m", "cifar_dist", "replay", str(run), "3"], PROCESSES, env)
+    assert "equal to the last digit" in done.stdout, done.stdout + done.stderr
+    (recorded,) = (record["grad_norm"] for record in metrics(run) if record["step"] == 3)
+    assert recorded > 0.5, "or no gradient is clipped"
+    norms = norms_of(run, 3)
+    assert norms.keys() == load_file(run / "final" / "model.safetensors").keys(), "tiny-cnn has no buffers"
+    assert math.hypot(*norms.values()) == pytest.approx(recorded, rel=1e-5)
 
 
 def test_a_step_counts_as_equal_whatever_its_time_went_into(tiny: Path, tmp_path: Path) -> None:
