@@ -24,7 +24,7 @@ from cifar_dist.tracking.metrics import MetricsLog, Record
 from cifar_dist.tracking.mirrors import MakeMirror, Mirrors
 from cifar_dist.tracking.table import EpochTable
 from cifar_dist.tracking.timeline import Event, Status
-from cifar_dist.tracking.usage import total
+from cifar_dist.tracking.usage import Usage, total
 
 _SHORT: Final = 0.05  # seconds: a write of metrics.csv that takes longer is followed by a rest
 _REST: Final = 20  # times as long as it took beyond that
@@ -45,6 +45,9 @@ class AnyTracker:
 
     def evaluation(self, record: Record, best: bool) -> None:
         """Record a pass over another split; ``best``: whether it has the highest validation accuracy so far."""
+
+    def evaluation_without_record(self, split: str, usage: Usage) -> None:
+        """Count what an evaluation used of which no record is kept, so that no time of the run is left out."""
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -180,6 +183,9 @@ class Tracker(AnyTracker):
             self._table.write(self._folder.metrics_csv)
         self._mirrors.evaluation(record, best)
 
+    def evaluation_without_record(self, split: str, usage: Usage) -> None:
+        self._add_usage(usage, f"the evaluation on {split}")
+
     def say(self, text: str) -> None:
         self._console.say(text)
 
@@ -243,10 +249,13 @@ class Tracker(AnyTracker):
         self._table.add(records)
         for record in records:
             if record.usage:
-                self._usages.append(record.usage)
                 trained = record.split in ("train", "val")
                 what = f"epoch {record.epoch + 1}" if trained else f"the evaluation on {record.split}"
-                self._console.note(f"time of {what}: {record.usage.in_words()}")
+                self._add_usage(record.usage, what)
+
+    def _add_usage(self, usage: Usage, what: str) -> None:
+        self._usages.append(usage)
+        self._console.note(f"time of {what}: {usage.in_words()}")
 
     def _end_epoch(self, epoch: int, best: bool) -> None:
         if (begin := time.monotonic()) >= self._table_due:

@@ -270,6 +270,8 @@ class Trainer:
         self.watchdog.be_patient()  # its folder is written next
         self._follow_folder()
         if summary.accuracy is None or summary.loss is None or summary.split in ("train", "val"):
+            if usage is not None:
+                self.tracker.evaluation_without_record(summary.split, usage)
             return
         record = Record(
             self.step,

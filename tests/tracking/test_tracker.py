@@ -5,6 +5,7 @@ import errno
 import json
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.table import EpochTable
 from cifar_dist.tracking.timeline import Status
 from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Tracker
+from cifar_dist.tracking.usage import Usage
 
 
 def start(folder: Path, step: int = 0, evaluated: int | None = None) -> Tracker:
@@ -88,6 +90,17 @@ def test_without_validation_the_last_epoch_precedes_the_result(tmp_path: Path) -
     log = (tmp_path / "training.log").read_text()
     assert 0 < log.index(" 1/2 ") < log.index(" 2/2 ") < log.index("test: accuracy"), log
     assert log.count(" 2/2 ") == 1
+
+
+def test_the_time_of_a_run_has_evaluations_without_a_record(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tracker = start(tmp_path)
+    tracker.evaluation(replace(val(1), usage=Usage(2.0, {"forward": 1.0}, 10**9)), best=True)
+    tracker.evaluation_without_record("val", Usage(8.0, {"evaluation": 1.0}, 2 * 10**9))
+    tracker.finish("finished")
+    assert "time: evaluation 80 %, forward 20 %; 2 GB of memory at most" in capfd.readouterr().out
+    note = "time of the evaluation on val: evaluation 100 %; 2 GB of memory at most"
+    assert note in (tmp_path / "training.log").read_text()
+    assert len(metrics.read(tmp_path / "metrics.jsonl")) == 1
 
 
 def test_the_csv_agrees_at_every_end_of_an_epoch(tmp_path: Path) -> None:

@@ -61,6 +61,14 @@ def test_each_epoch_records_where_its_time_went(pair: tuple[Path, str]) -> None:
     assert "of memory at most" in line
 
 
+def test_a_final_evaluation_that_has_no_record_counts_too(tiny: Path, tmp_path: Path) -> None:
+    """Of ``eval.split`` val, which each epoch records with other weights or views."""
+    assert cli.run(["train", str(tiny), "--train.max_steps", "2", "--eval.split", "val", "--eval.tta", "mirror"]) == 0
+    log = (tmp_path / "runs" / "tiny" / "training.log").read_text()
+    (line,) = (line for line in log.splitlines() if "time of the evaluation on val: " in line)
+    assert "evaluation " in line.partition("time of the evaluation on val: ")[2]
+
+
 def test_the_gradient_norm_is_recorded_where_gradients_are_clipped(pair: tuple[Path, str]) -> None:
     norms = [record["grad_norm"] for record in metrics(pair[0])]
     assert all(0 < norm < 100 for norm in norms)
