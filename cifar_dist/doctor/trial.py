@@ -47,8 +47,8 @@ def try_run(setup: TrainingSetup, engine: Engine) -> Iterator[Finding]:
     """
     ranks = engine.ranks
     learner = Learner(setup, engine)
-    seconds = _time_steps(setup, learner, engine)
-    yield _speed(setup.config.train, setup.steps_per_epoch, seconds)
+    seconds, images_per_second = _time_steps(setup, learner, engine)
+    yield _speed(setup.config.train, setup.steps_per_epoch, seconds, images_per_second)
     size_bytes = sum(p.numel() * p.element_size() for p in setup.module.parameters() if p.requires_grad)
     yield time_gradients(ranks, size_bytes, seconds)
     if ranks.device.type == "cuda":
@@ -58,10 +58,11 @@ def try_run(setup: TrainingSetup, engine: Engine) -> Iterator[Finding]:
     yield from _save(learner, setup.config, ranks, seconds, writer)
 
 
-def _time_steps(setup: TrainingSetup, learner: Learner, engine: Engine) -> float:
-    """Median seconds of a step, after a first one that warms up."""
+def _time_steps(setup: TrainingSetup, learner: Learner, engine: Engine) -> tuple[float, float]:
+    """Median seconds of a step, after a first one that warms up, and images a second of all steps after that."""
     step_log = StepLog(engine.ranks)
     times: list[float] = []
+    images = 0  # the last batch of an epoch has fewer, and so has one of more images than there are
     for measured in learner.steps(0, _STEPS + 1, setup.learning_rate):
         step_log.add(measured)
         (record,) = step_log.take()
@@ -73,17 +74,18 @@ def _time_steps(setup: TrainingSetup, learner: Learner, engine: Engine) -> float
             learner.model.assert_synchronised()
         else:
             times.append(record.seconds)
+            images += record.samples
             if engine.ranks.run_on_main(lambda: sum(times) > _SECONDS):
                 break
         engine.poll()
         step_log.restart_clock()
-    return statistics.median(times)
+    return statistics.median(times), images / sum(times)
 
 
-def _speed(train: TrainConfig, steps_per_epoch: int, seconds: float) -> Finding:
+def _speed(train: TrainConfig, steps_per_epoch: int, seconds: float, images_per_second: float) -> Finding:
     steps, all_steps = train.last_step(steps_per_epoch), train.epochs * steps_per_epoch
     limit = f"{steps:,} steps of " if steps < all_steps else ""
-    rate = f"{seconds:.3g} s each, {train.batch_size / seconds:,.0f} images/s"
+    rate = f"{seconds:.3g} s each, {images_per_second:,.0f} images/s"
     text = f"{rate}: {limit}{train.epochs} epochs of {steps_per_epoch:,} take about {duration(seconds * steps)}"
     return Finding("steps", f"{text}, without evaluation")
 

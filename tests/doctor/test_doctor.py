@@ -13,14 +13,18 @@ import torch
 from support.running import PATIENCE, environment, finish, spawn, start, train
 from torch import nn
 
+from cifar_dist import recipe
 from cifar_dist.config import Config, TrainConfig
 from cifar_dist.distributed.out_of_memory import ways_to_smaller_steps
+from cifar_dist.distributed.start import start_engine
 from cifar_dist.doctor.dataset import describe_network
 from cifar_dist.doctor.finding import Finding, Verdict
 from cifar_dist.doctor.grace import find_grace
 from cifar_dist.doctor.shared_folder import trial_folder
-from cifar_dist.doctor.trial import _memory, _speed
+from cifar_dist.doctor.trial import _memory, _speed, _time_steps
 from cifar_dist.slurm.node import Node
+from cifar_dist.training.learner import Learner
+from cifar_dist.training.setup import build_setup
 from cifar_dist.verbs.doctor import node_of_srun
 
 MACHINE = ["machine", "processes", "ranks", "precision", "ports", "all-reduce", "clocks"]
@@ -273,11 +277,21 @@ def test_a_row_shows_no_control_characters() -> None:
 
 def test_the_duration_is_that_of_the_steps_that_the_run_will_do() -> None:
     said = {
-        max_steps: _speed(TrainConfig(epochs=10, max_steps=max_steps), 100, 1.0).text for max_steps in (0, 50, 5000)
+        max_steps: _speed(TrainConfig(epochs=10, max_steps=max_steps), 100, 1.0, 512.0).text
+        for max_steps in (0, 50, 5000)
     }
     assert said[0] == said[5000]
     assert ": 10 epochs of 100 take about 16.7 min" in said[0]
     assert ": 50 steps of 10 epochs of 100 take about 50 s" in said[50]
+
+
+def test_the_images_a_second_are_those_that_the_steps_had(tiny: Path) -> None:
+    """An epoch of fewer images than a batch is one step."""
+    config = recipe.load(str(tiny), ["--train.batch_size", "4000"])
+    with start_engine(config) as engine:
+        setup = build_setup(config, engine.ranks)
+        median, images_per_second = _time_steps(setup, Learner(setup, engine), engine)
+    assert 0 < median * images_per_second <= 2.001 * 251, "whatever each took: no median is above twice the mean"
 
 
 def test_the_remedy_for_a_full_gpu_is_one_that_the_run_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
