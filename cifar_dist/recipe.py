@@ -137,6 +137,15 @@ def load_named(
     return config.with_run(name=unnamed(config))
 
 
+def read_tree(recipe: str) -> Tree:
+    """Return the settings in a recipe and its bases, by section, without defaults and checks of their values.
+
+    Raises:
+        UserError: unreadable file, or unknown key.
+    """
+    return _read_tree(recipe_path(recipe))
+
+
 def _load(path: Path, overrides: Sequence[str], *, with_copies: bool) -> Config:
     given = parse_overrides(overrides)
     own = _read_tree(path, with_copies=with_copies)

@@ -112,6 +112,14 @@ def list_of_items(section: str) -> str:
     return found
 
 
+def is_part_of(key: str, whole: str) -> bool:
+    """Whether setting ``whole`` replaces ``key``, as ``augment.transforms`` does ``augment.crop.pad`` and itself."""
+    section, _, field = whole.partition(".")
+    if field == list_of_items(section) and key.count(".") > 1:
+        return key.startswith(f"{section}.")
+    return f"{key}.".startswith(f"{whole}.")
+
+
 def types_of(key: str) -> list[Any]:
     """Return the declared types of a setting, annotations included, one for each variant that has it; empty if none is.
 

@@ -8,7 +8,7 @@ from typing import Annotated, Final, get_args, get_origin
 
 from cifar_dist.config import Config
 from cifar_dist.config.choice import field_names
-from cifar_dist.config.keys import all_keys, check_keys, list_of_items, may_be_of_plugin, types_of
+from cifar_dist.config.keys import all_keys, check_keys, is_part_of, list_of_items, may_be_of_plugin, types_of
 from cifar_dist.config.section import BooleanMeans
 from cifar_dist.config.toml_text import parse_toml
 from cifar_dist.config.tree import Tree, put
@@ -21,6 +21,8 @@ COMMAND_LINE: Final = "the command line"
 
 def parse_overrides(words: Sequence[str]) -> Tree:
     """Parse ``--section.field VALUE`` pairs into values by dotted key. Lists and tables use TOML syntax: ``[64, 128]``.
+
+    The last of several that set the same wins: a list of transforms replaces what was set of one of them before.
 
     Raises:
         UserError: an argument is not an override, or a key is not a setting.
@@ -44,7 +46,7 @@ def parse_overrides(words: Sequence[str]) -> Tree:
         tree: Tree = {}
         put(tree, key, value)
         check_keys(tree, where=COMMAND_LINE, prefix="--")
-        found[key] = value
+        found = {before: value for before, value in found.items() if not is_part_of(before, key)} | {key: value}
     return found
 
 

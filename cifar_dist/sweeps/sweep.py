@@ -30,7 +30,8 @@ from typing import Any
 from cifar_dist import recipe
 from cifar_dist.config import Config
 from cifar_dist.config.changes import contradiction
-from cifar_dist.config.keys import check_keys
+from cifar_dist.config.keys import check_keys, is_part_of
+from cifar_dist.config.layers import laid_over, without_lost
 from cifar_dist.config.named_items import item_key
 from cifar_dist.config.overrides import COMMAND_LINE, parse_overrides
 from cifar_dist.config.plugin_copies import checksum_of
@@ -166,10 +167,15 @@ def load(sweep: str, overrides: Sequence[str] = (), seeds: int | None = None) ->
         raise UserError(f"{where} gives {len(found) * len(run_seeds):,} runs; the limit is {_MAX_RUNS:,}")
     rows, named = [], {row["name"] for row in tree.get("rows", [])}
     for name, base, own in found:
-        if fixed := sorted(own.keys() & given.keys()):
+        if fixed := [key for key in given if any(is_part_of(key, one) or is_part_of(one, key) for one in own)]:
             raise UserError(f"{COMMAND_LINE}: --{fixed[0]} is varied by {where}; drop it, or change the file")
-        words = [base, *itertools.starmap(_override_word, [*{**settings, **own}.items(), *given.items()])]
         row_where = f"{where} row '{name}'{' with the settings of the command line' if overrides else ''}"
+        try:
+            inherited = _inherited(settings, base, {**own, **given})
+        except UserError as error:
+            raise UserError(f"{row_where}: {error}") from None
+        of_file = sorted({**inherited, **own}.items(), key=lambda item: item[0].count("."))  # a list before its items
+        words = [base, *itertools.starmap(_override_word, [*of_file, *given.items()])]
         rename = "rename the sweep's file"
         rename += " or the row" if name in named else ", or write the row in [[rows]] with a name"
         names = {seed: f"{path.stem}.{name}.s{seed}" for seed in run_seeds}
@@ -251,9 +257,7 @@ def _flatten_settings(tree: object, where: str) -> Settings:
         defaults = "; for the defaults of the model, vary it in [grid]: [{}, ...]" if key == "model.options" else ""
         raise UserError(f"{where}: {key} = {{}} changes nothing, so remove it{defaults}")
     for key in flat:
-        nested: Tree = {}
-        put(nested, key, None)
-        check_keys(nested, where=where)
+        check_keys(_as_tree({key: None}), where=where)
     _refuse_reserved(flat, where)
     return flat
 
@@ -313,6 +317,32 @@ def _without_settings(value: object) -> object:
     if not isinstance(value, list):
         return value
     return [item_key(str(item["name"])) if isinstance(item, dict) and "name" in item else item for item in value]
+
+
+def _inherited(settings: Settings, base: str, above: Settings) -> Settings:
+    """Return the settings of all runs that a row inherits.
+
+    It does not inherit parts of a list or table that ``above`` replaces. If it makes another choice than ``settings``,
+    or has another model than its recipe, it inherits as a recipe does from its base.
+
+    Args:
+        settings: of all runs.
+        base: the recipe.
+        above: what the row and the command line set.
+    """
+    own = _as_tree(above)
+    model = recipe.read_tree(base).get("model", {}) if settings else {}
+    below = laid_over({**own, "model": model}, _as_tree(settings), Config)  # a choice that settings leave open is own
+    kept = dict(flatten(without_lost(below, own, Config)))
+    replaced = {key for key in settings if any(is_part_of(key, whole) for whole in above)}
+    return {key: value for key, value in settings.items() if key in kept and key not in replaced}
+
+
+def _as_tree(settings: Settings) -> Tree:
+    tree: Tree = {}
+    for key, value in settings.items():
+        put(tree, key, value)
+    return tree
 
 
 def _override_word(key: str, value: object) -> str:

@@ -143,8 +143,8 @@ def test_the_default_is_a_crop_and_a_random_flip() -> None:
 
 def test_one_setting_of_one_transform(tmp_path: Path) -> None:
     assert transforms("--augment.crop.pad", "1") == (Crop(pad=1, fill="constant"),)
-    both = ("--augment.crop.pad=1", "--augment.transforms", '[{ name = "flip" }, { name = "crop" }]')
-    assert transforms(*both) == (Flip(), Crop(pad=1)), "whichever is said first"
+    pad, both = "--augment.crop.pad=1", '--augment.transforms=[{ name = "flip" }, { name = "crop" }]'
+    assert (transforms(both, pad), transforms(pad, both)) == ((Flip(), Crop(pad=1)), (Flip(), Crop())), "the last wins"
     (tmp_path / "base.toml").write_text('base = "demo"\n[augment.crop]\nfill = "reflect"\n')
     (tmp_path / "own.toml").write_text('base = "base.toml"\n[augment]\ncrop.pad = 5\nmean = [0.5]\nstd = [0.5]\n')
     own = recipe.load(str(tmp_path / "own.toml"), ["--augment.crop.pad", "6"])

@@ -39,6 +39,38 @@ def test_a_list_of_tables_is_read_as_it_was_shown() -> None:
     assert parse_overrides(shlex.split(option("augment.transforms", items))) == {"augment.transforms": items}
 
 
+LIST, OPTIONS = '[{name = "crop"}]', "{widths = [8]}"
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        (["--optim.lr=1", "--optim.lr=2"], {"optim.lr": "2"}),
+        (["--augment.crop.pad=2", f"--augment.transforms={LIST}"], {"augment.transforms": [{"name": "crop"}]}),
+        (
+            [f"--augment.transforms={LIST}", "--augment.crop.pad=2"],
+            {"augment.transforms": [{"name": "crop"}], "augment.crop.pad": "2"},
+        ),
+        (
+            ["--augment.transforms=[]", "--augment.crop.pad=2", f"--augment.transforms={LIST}", "--augment.mean=0"],
+            {"augment.transforms": [{"name": "crop"}], "augment.mean": ["0"]},
+        ),
+        (
+            ["--augment.mean=0", "--augment.crop.pad=2", "--augment.transforms=[]"],
+            {"augment.mean": ["0"], "augment.transforms": []},
+        ),
+        (["--model.options.act=gelu", f"--model.options={OPTIONS}"], {"model.options": {"widths": [8]}}),
+        (
+            [f"--model.options={OPTIONS}", "--model.options.act=gelu", f"--model.options={OPTIONS}"],
+            {"model.options": {"widths": [8]}},
+        ),
+    ],
+)
+def test_the_last_of_two_that_set_the_same_wins(words: list[str], left: dict[str, object]) -> None:
+    found = parse_overrides(words)
+    assert list(found.items()) == list(left.items())
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

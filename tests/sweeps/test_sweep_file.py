@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifar_dist import recipe
+from cifar_dist.config.average import EMAConfig, LookaheadConfig, NoAverageConfig
 from cifar_dist.config.overrides import parse_overrides
 from cifar_dist.data.transforms.affine import Affine
+from cifar_dist.data.transforms.crop import Crop
+from cifar_dist.data.transforms.flip import Flip
 from cifar_dist.data.transforms.jitter import Jitter
 from cifar_dist.errors import UserError
 from cifar_dist.sweeps import sweep
@@ -108,6 +111,79 @@ def test_a_later_setting_wins_and_the_command_line_comes_last(folder: Path) -> N
     long, short = (row.runs[0].config for row in found.rows)
     assert (long.train.epochs, short.train.epochs) == (9, 5)
     assert (long.train.batch_size, long.train.channels_last, long.run.dir) == (25, True, "elsewhere")
+
+
+PADDED = """
+recipe = "base.toml"
+settings.augment.crop.pad = 2
+grid.augment.transforms = [[{ name = "crop", pad = 1 }], [{ name = "crop" }], [{ name = "flip" }]]
+"""
+
+
+def test_a_row_with_a_list_of_transforms_replaces_what_the_settings_say_of_one(folder: Path) -> None:
+    rows = made(PADDED).rows
+    assert [row.runs[0].config.augment.transforms for row in rows] == [(Crop(pad=1),), (Crop(),), (Flip(),)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "augment.crop.pad = 2\naugment.transforms = [{ name = 'crop', pad = 1 }]",
+        "augment.transforms = [{ name = 'crop', pad = 1 }]\naugment.crop.pad = 2",
+    ],
+)
+def test_one_table_may_have_a_list_of_transforms_and_settings_of_them_in_any_order(folder: Path, settings: str) -> None:
+    for text in (f"[settings]\n{settings}", f"[[rows]]\nname = 'x'\n{settings}"):
+        (run,) = made(f'recipe = "base.toml"\n{text}').runs
+        assert run.config.augment.transforms == (Crop(pad=2),)
+
+
+def test_a_row_changes_one_transform_of_the_list_in_the_settings(folder: Path) -> None:
+    settings = "augment.transforms = [{ name = 'crop', pad = 1 }, { name = 'flip' }]"
+    (run,) = made(f'recipe = "base.toml"\n[settings]\n{settings}\n[[rows]]\nname = "x"\naugment.crop.pad = 2').runs
+    assert run.config.augment.transforms == (Crop(pad=2), Flip())
+
+
+def test_a_row_with_another_choice_does_not_inherit_the_settings_of_the_one_in_settings(folder: Path) -> None:
+    text = """
+        recipe = "base.toml"
+        [settings]
+        average = { name = "ema", decay = 0.999, every = 1, recalibrate = 5 }
+        [[rows]]
+        name = "ema"
+        average.decay = 0.9
+        [[rows]]
+        name = "lookahead"
+        average.name = "lookahead"
+        [[rows]]
+        name = "none"
+        average.name = "none"
+    """
+    ema, lookahead, none = (row.runs[0].config.average for row in made(text).rows)
+    assert ema == EMAConfig(decay=0.9, every=1, recalibrate=5)
+    assert lookahead == LookaheadConfig(recalibrate=5), "which both have, with one default"
+    assert none == NoAverageConfig()
+    words = ["--average.name", "lookahead"]
+    (run,) = made(text.partition("[[rows]]")[0], *words).runs
+    assert run.config.average == lookahead, "as a row does"
+
+
+def test_settings_without_a_choice_are_those_of_all_rows(folder: Path) -> None:
+    rows = made('recipe = "base.toml"\nsettings.optim.lr = 0.3\ngrid.optim.name = ["sgd", "adam"]').rows
+    assert [row.runs[0].config.optim.lr for row in rows] == [0.3, 0.3]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_row_with_another_model_does_not_inherit_the_options_in_settings(folder: Path, named: bool) -> None:
+    """They are of the recipe's, if the settings have no name."""
+    first, other = ("small-resnet", "tiny-resnet") if named else ("tiny-resnet", "small-resnet")
+    name = f"settings.model.name = '{first}'\n" if named else ""
+    text = f'recipe = "base.toml"\n{name}settings.model.options = {{ widths = [4, 8] }}\n'
+    rows = made(f'{text}grid.model.name = ["{first}", "{other}"]').rows
+    options = [row.runs[0].config.model.options for row in rows]
+    assert options == [{"widths": [4, 8]}, {"widths": [8, 16]} if named else {}]
+    (run,) = made(text, "--model.name", other).runs
+    assert run.config.model.options == options[1]
 
 
 def test_each_setting_of_the_command_line_is_one_word_that_is_not_empty(folder: Path) -> None:
@@ -276,6 +352,22 @@ def test_a_mistake_in_the_file_is_one_line(folder: Path, text: str, said: str) -
 def test_a_mistake_on_the_command_line_is_one_line(folder: Path, words: list[str], said: str) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
         made('recipe = "base.toml"\ngrid.optim.lr = [0.1]', *words)
+
+
+@pytest.mark.parametrize(
+    ("varied", "words"),
+    [
+        ("model.options.widths = [[4, 8], [8, 16]]", ["--model.options", "{}"]),
+        ("model.options = [{}, { widths = [4, 8] }]", ["--model.options.widths", "8,16"]),
+        ("augment.transforms = [[{ name = 'crop' }], []]", ["--augment.crop.pad", "3"]),
+        ("augment.crop.pad = [1, 2]", ["--augment.transforms", "[]"]),
+    ],
+)
+def test_a_setting_of_the_command_line_that_replaces_what_rows_vary_is_refused(
+    folder: Path, varied: str, words: list[str]
+) -> None:
+    with pytest.raises(UserError, match=rf"^the command line: {words[0]} is varied by mine\.toml; drop it"):
+        made(f'recipe = "base.toml"\ngrid.{varied}', *words)
 
 
 def test_a_grid_too_large_is_refused_before_it_is_made(folder: Path) -> None:
