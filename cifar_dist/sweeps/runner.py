@@ -62,7 +62,7 @@ def check(sweep: Sweep) -> None:
         if found := run.other_setting():
             raise UserError(f"{run.folder.path} was started with {found[1]}; {otherwise}")
     configs = {row.name: row.runs[0].config for row in sweep.rows}
-    begun = {run.name for run in sweep.runs if run.folder.is_finished() or run.folder.newest_checkpoint()}
+    begun = {run.name for run in sweep.runs if run.is_finished() or run.folder.newest_checkpoint()}
     manifests = {path: Manifest.load(path) for path in dict.fromkeys(config.data.path for config in configs.values())}
 
     from cifar_dist.models import try_build
@@ -80,7 +80,7 @@ def check(sweep: Sweep) -> None:
             network = try_build(config.model, shape=manifest.shape, classes=len(manifest.classes))
             if not begun.issuperset(run.name for run in row.runs):
                 check_pretrained(network, config.model.pretrained, config.model.name)
-            if not all(run.folder.is_finished() for run in row.runs):
+            if not all(run.is_finished() for run in row.runs):
                 check_before_start(config, manifest, network)
         except (Exception, SystemExit) as error:
             reason = str(error) if isinstance(error, UserError) else describe_plugin_failure(error)
@@ -103,7 +103,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
     if launch and jobs > 1:
         raise UserError("--jobs has no effect with --launch, where each run uses the entire machine; drop one of them")
     command = _base_command(launch)
-    waiting = [(number, run) for number, run in enumerate(sweep.runs, 1) if not run.folder.is_finished()]
+    waiting = [(number, run) for number, run in enumerate(sweep.runs, 1) if not run.is_finished()]
     total = len(sweep.runs)
     say(f"{sweep.name}: {total} runs, {total - len(waiting)} finished before")
     report_other_runs(sweep)
@@ -138,29 +138,32 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
             if not (started or waiting or tried_again):
                 waiting, tried_again = [(number, run) for number, run in elsewhere if not _is_settled(run)], True
             time.sleep(0.05)
-    return _report(sweep, failed, stopping)
+    return _report(sweep, failed, [run.name for _, run in elsewhere], stopping)
 
 
-def _report(sweep: Sweep, failed: Sequence[str], stopping: bool) -> int:
+def _report(sweep: Sweep, failed: Sequence[str], elsewhere: Sequence[str], stopping: bool) -> int:
     """Say what is left of a sweep, and return the exit code."""
     total = len(sweep.runs)
     if failed:
         say(f"{len(failed)} of {total} runs failed: {', '.join(failed)}")
-    left = [run.name for run in sweep.runs if not run.folder.is_finished() and run.name not in failed]
+    left = [run.name for run in sweep.runs if not run.is_finished() and run.name not in failed]
     if stopping and left:
         say(f"stopped; resume with:\n  {typed_command()}")
         return EXIT_REQUEUE
-    if left:
-        say(f"{len(left)} of {total} runs are in use by other processes: {', '.join(left)}; repeat this after those")
+    in_use, lost = ([name for name in left if (name in elsewhere) == known] for known in (True, False))
+    if in_use:
+        say(f"{len(in_use)} of {total} runs are in use by other processes: {', '.join(in_use)}; repeat this after them")
+    if lost:
+        say(f"{len(lost)} of {total} runs have lost their results since they ended: {', '.join(lost)}; repeat this")
     if failed or left:
-        return EXIT_FAILED if failed else EXIT_IN_USE
+        return EXIT_FAILED if failed or lost else EXIT_IN_USE
     say(f"all {total} runs are finished")
     return EXIT_DONE
 
 
 def _is_settled(run: Run) -> bool:
     """Whether a run is finished, or another process trains it."""
-    return run.folder.is_finished() or run.folder.in_use()
+    return run.is_finished() or run.folder.in_use()
 
 
 def report_other_runs(sweep: Sweep) -> None:
@@ -171,7 +174,7 @@ def report_other_runs(sweep: Sweep) -> None:
     for run in sweep.runs:
         ending = run.folder.final_evaluation()
         if (plugin := run.other_plugin()) and not run.folder.in_use():
-            so_far = "" if run.folder.is_finished() else " so far, and continues with the one here"
+            so_far = "" if run.is_finished() else " so far, and continues with the one here"
             again = f"rm -r {quoted(run.folder.path)}"
             say(f"{run.name} was trained with another {plugin}{so_far}; to train it again, repeat this after: {again}")
         elif ending is not None and (found := run.other_evaluation()):

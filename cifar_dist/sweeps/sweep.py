@@ -78,6 +78,14 @@ class Run:
     def folder(self) -> RunFolder:
         return RunFolder.of(self.config)
 
+    def is_finished(self) -> bool:
+        """Whether its training has ended, and so has the evaluation on the split that the sweep asks for now.
+
+        Raises:
+            UserError: the folder's config is damaged.
+        """
+        return self.folder.is_finished(self.config.eval.split)
+
     def other_setting(self) -> tuple[str, str] | None:
         """A setting that its folder was started with and that the sweep has changed since, and both values in words.
 

@@ -148,8 +148,8 @@ def _best(lines: Sequence[Line]) -> list[Line]:
 def _line(row: Row, settings: tuple[str, ...]) -> Line:
     changes = [_change(run) for run in row.runs]
     others = [change for change in changes if change]
-    folders = [run.folder for run, change in zip(row.runs, changes, strict=True) if not change and run.folder.exists()]
-    read = [(read_result(folder), read_state(folder)) for folder in folders]
+    own = [run for run, change in zip(row.runs, changes, strict=True) if not change and run.folder.exists()]
+    read = [(read_result(run.folder), _state(run)) for run in own]
     results = [(result, state) for result, state in read if result.epochs or state != "finished"]
     others += ["lost metrics"] * (len(read) - len(results))
     done = [result for result, state in results if state == "finished"]
@@ -165,6 +165,14 @@ def _line(row: Row, settings: tuple[str, ...]) -> Line:
         finished=tuple(done),
         runs=_progress(len(row.runs), len(done), [one for one in results if one[1] != "finished"], others),
     )
+
+
+def _state(run: Run) -> State:
+    """Name the state of a run, which is incomplete without the evaluation that the sweep asks for."""
+    if run.is_finished():
+        return "finished"
+    state = read_state(run.folder)
+    return "incomplete" if state == "finished" else state
 
 
 def _change(run: Run) -> str:

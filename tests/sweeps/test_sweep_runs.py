@@ -23,6 +23,7 @@ from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.kept_plugins import keep_versions
 from cifar_dist.sweeps import runner
 from cifar_dist.sweeps.sweep import load
+from cifar_dist.sweeps.table import Table
 
 EPOCHS = 3
 SWEEP = ["-m", "cifar_dist", "sweep"]
@@ -201,7 +202,13 @@ def test_a_run_that_fails_while_the_sweep_stops_is_reported(
             "exit 69",
             "exit 0",
             69,
-            ["1 of 3 runs are in use by other processes: three.long.s0; repeat this after those"],
+            ["1 of 3 runs are in use by other processes: three.long.s0; repeat this after them"],
+        ),
+        (
+            "end; rm -r runs/$name/final",
+            "exit 0",
+            1,
+            ["1 of 3 runs have lost their results since they ended: three.long.s0; repeat this"],
         ),
         ("exit 69", "exit 1", 1, ["2 of 3 runs failed: ", "1 of 3 runs are in use by other processes: "]),
         ("end; exit 69", "exit 0", 0, ["all 3 runs are finished"]),
@@ -212,7 +219,13 @@ def test_a_run_that_fails_while_the_sweep_stops_is_reported(
             ["1 of 3: three.long.s0", "1 of 3: three.long.s0 finished", "all 3 runs are finished"],
         ),
     ],
-    ids=["the other trains on", "others fail", "the other has finished it", "the other was killed"],
+    ids=[
+        "the other trains on",
+        "none has its results",
+        "others fail",
+        "the other has finished it",
+        "the other was killed",
+    ],
 )
 def test_a_run_that_another_sweep_trains_has_not_failed(
     file: Path,
@@ -241,7 +254,7 @@ def test_a_run_that_another_sweep_trains_has_not_failed(
         other.lock()
     assert runner.run_all(sweep) == code
     own = [line.removeprefix("sweep: ") for line in capfd.readouterr().out.splitlines()]
-    assert "1 of 3: three.long.s0 is in use by another process" in own
+    assert ("1 of 3: three.long.s0 is in use by another process" in own) == ("exit 69" in long)
     assert [line.startswith(begin) for line, begin in zip(own[7:], end, strict=True)] == [True] * len(end), own
 
 
@@ -359,7 +372,7 @@ def test_submit_refuses_options_that_the_script_cannot_pass_on(file: Path) -> No
 
 
 def test_runs_on_data_without_the_final_split_finish_and_stay_finished(
-    tiny: Path, digits: Path, tmp_path: Path, forked: dict[str, str]
+    tiny: Path, digits: Path, tmp_path: Path, forked: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = shutil.copytree(digits, tmp_path / "data")
     manifest = json.loads((data / "manifest.json").read_text())
@@ -377,6 +390,18 @@ def test_runs_on_data_without_the_final_split_finish_and_stay_finished(
     assert said(again) == ["two: 2 runs, 2 finished before", "all 2 runs are finished"]
     (table,) = spawn([*SWEEP, "table", str(file)])
     assert [line[-1].strip("*") for line in cells(table.stdout)[2:]] == ["1 of 1", "1 of 1"]
+
+    # What that warning recommends: the final weights are evaluated, and then again on no split.
+    on_val = ["--eval.split", "val"]
+    assert {line.runs for line in Table(load(str(file), on_val)).lines} == {"0 of 1, incomplete at epoch 1 of 1"}
+    (evaluated,) = spawn([*SWEEP, "run", str(file), *on_val], env=forked)
+    assert said(evaluated)[0] == "two: 2 runs, 0 finished before"
+    assert said(evaluated)[-1] == "all 2 runs are finished"
+    assert [(line.runs, line.eval_split) for line in Table(load(str(file), on_val)).lines] == [("1 of 1", "val")] * 2
+    for run in load(str(file)).runs:
+        shutil.rmtree(run.folder.evaluations)
+    assert runner.run_all(load(str(file))) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "sweep: all 2 runs are finished"
 
 
 def test_a_run_that_was_evaluated_otherwise_is_not_of_its_row_until_it_is_evaluated_again(
