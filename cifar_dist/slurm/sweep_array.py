@@ -43,7 +43,7 @@ def submit(sweep: Sweep, options: Options, jobs: int | None = None) -> int:
             check_site(config, os.environ)
         except UserError as error:
             raise UserError(f"row '{name}': {error}") from None
-    waiting = [run for run in sweep.runs if not run.is_finished()]
+    waiting = [run for run in sweep.runs if not run.is_intact()]
     if not waiting:
         print(f"{sweep.name}: all {len(sweep.runs)} runs are finished")
         return EXIT_DONE

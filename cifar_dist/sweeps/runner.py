@@ -103,7 +103,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
     if launch and jobs > 1:
         raise UserError("--jobs has no effect with --launch, where each run uses the entire machine; drop one of them")
     command = _base_command(launch)
-    waiting = [(number, run) for number, run in enumerate(sweep.runs, 1) if not run.is_finished()]
+    waiting = [(number, run) for number, run in enumerate(sweep.runs, 1) if not run.is_intact()]
     total = len(sweep.runs)
     say(f"{sweep.name}: {total} runs, {total - len(waiting)} finished before")
     report_other_runs(sweep)

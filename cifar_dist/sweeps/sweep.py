@@ -86,6 +86,16 @@ class Run:
         """
         return self.folder.is_finished(self.config.eval.split)
 
+    def is_intact(self) -> bool:
+        """Whether it is finished and its folder needs no repair either, so that a process would change nothing.
+
+        Raises:
+            UserError: as for the process; :func:`cifar_dist.sweeps.runner.check` names the run.
+        """
+        from cifar_dist.training.continuation import is_finished  # imports torch, which a table does not need
+
+        return is_finished(self.config)
+
     def other_setting(self) -> tuple[str, str] | None:
         """A setting that its folder was started with and that the sweep has changed since, and both values in words.
 

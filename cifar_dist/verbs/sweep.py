@@ -6,7 +6,8 @@ import argparse
 
 from cifar_dist.config.overrides import split_settings
 from cifar_dist.errors import UserError
-from cifar_dist.exit_codes import EXIT_DONE
+from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE
+from cifar_dist.runs.reports import draw_if_outdated
 from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import Name, add_action, at_least, picture_path, user_path
 from cifar_dist.verbs.loading import loading
@@ -70,7 +71,11 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     sweep = load(arguments.file, arguments.settings, arguments.seeds)
     check(sweep)
-    return run_all(sweep, launch=arguments.launch, jobs=arguments.jobs)
+    code = run_all(sweep, launch=arguments.launch, jobs=arguments.jobs)
+    for run in sweep.runs if code != EXIT_REQUEUE else ():
+        if run.is_finished():
+            draw_if_outdated(run.folder)  # as after a kill between the last result and the report
+    return code
 
 
 def _submit(arguments: argparse.Namespace) -> int:

@@ -404,6 +404,37 @@ def test_runs_on_data_without_the_final_split_finish_and_stay_finished(
     assert capsys.readouterr().out.splitlines()[-1] == "sweep: all 2 runs are finished"
 
 
+def test_a_run_whose_records_or_weights_are_damaged_is_repaired_and_an_outdated_report_is_drawn(
+    tiny: Path,
+    tmp_path: Path,
+    forked: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "three.toml"
+    file.write_text(f'recipe = "{tiny}"\nseeds = 3\n[settings]\ntrain.max_steps = 2\ntrain.epochs = 1\n')
+    assert spawn([*SWEEP, "run", str(file), "--jobs", "2"], env=forked)[0].returncode == 0
+    records, weights, report = (run.folder for run in load(str(file)).runs)
+    records.metrics.write_text("junk\n")
+    weights.final.write_bytes(weights.final.read_bytes()[:-9])
+    report.report.unlink(missing_ok=True)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "/nowhere")
+        with pytest.raises(UserError, match="sbatch is not installed here"):  # which is asked for what to submit
+            verb("submit", str(file))
+    (again,) = spawn([*SWEEP, "run", str(file)], env=forked)
+    assert again.returncode == 0, again.stderr
+    assert said(again)[0] == "three: 3 runs, 1 finished before"
+    assert said(again)[-1] == "all 3 runs are finished"
+    assert "is damaged (model.safetensors) and is written again" in again.stdout
+    assert Table(load(str(file))).lines[0].runs == "3 of 3"
+    assert verb("run", str(file)) == 0
+    assert f"report: {report.report}" in capsys.readouterr().out
+    assert report.report.is_file()
+    assert verb("run", str(file)) == 0
+    assert "report: " not in capsys.readouterr().out, "all are up to date"
+
+
 def test_a_run_that_was_evaluated_otherwise_is_not_of_its_row_until_it_is_evaluated_again(
     tiny: Path, tmp_path: Path, forked: dict[str, str]
 ) -> None:
