@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,7 +195,7 @@ def _progress(runs: int, done: int, begun: Sequence[tuple[Result, State]], other
         f"{state} at epoch {result.progress}" if state in ended else f"epoch {result.progress}"
         for result, state in begun
     ]
-    now += [f"{len(others)} with {others[0]}"] if others else []
+    now += [f"{count} with {reason}" for reason, count in Counter(others).items()]
     return ", ".join([f"{done} of {runs}", *now]) if done or now else "not run yet"
 
 

@@ -87,6 +87,14 @@ def test_a_run_that_was_started_with_other_settings_is_not_of_its_row(file: str)
     assert not any("80" in cell or "90" in cell for cell in line)
 
 
+def test_runs_that_do_not_count_for_different_reasons_are_counted_by_reason(file: str) -> None:
+    words = ["--eval.tta", "0"]
+    runs = load(file, words).rows[0].runs
+    for run, now in zip(runs, load(file, [*words, "--train.epochs", "5"]).rows[0].runs, strict=True):
+        write(now if run is runs[1] else run, test=0.9)
+    assert Table(load(file)).lines[0].runs == "0 of 3, 2 with another eval.tta, 1 with another train.epochs"
+
+
 def test_a_run_on_other_data_is_not_of_its_row(file: str, digits: Path, tmp_path: Path) -> None:
     words = ["--data.path", str(digits)]
     here, there = load(file, words, 2).rows[0].runs
