@@ -17,10 +17,9 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
 from cifar_dist.distributed.collective_timeout import waits_explained
+from cifar_dist.distributed.first_exchange import REMEDIES
 
 _SIZES = (1, 2**22)  # NCCL carries few numbers and many in different ways
-_REMEDY = "set NCCL_P2P_DISABLE=1, or NCCL_DEBUG=INFO to learn more"
-_HANGS = f"; GPUs that cannot reach each other directly hang so (IOMMU, ACS, virtual machines): {_REMEDY}"
 
 
 def find_fault(backend: str, processes: int, seconds: float) -> str:
@@ -32,8 +31,8 @@ def find_fault(backend: str, processes: int, seconds: float) -> str:
         try:
             while not ranks.join(max(0.0, deadline - time.monotonic())):
                 if time.monotonic() >= deadline:
-                    remedy = _HANGS if backend == "nccl" else ""
-                    return f"{processes} ranks have not exchanged anything over {backend} in {seconds:.0f} s{remedy}"
+                    nothing = f"{processes} ranks have not exchanged anything over {backend} in {seconds:.0f} s"
+                    return f"{nothing}; {REMEDIES['NCCL']}" if backend == "nccl" else nothing
         except ProcessExitedException as error:  # killed by a signal
             return str(error)
         except ProcessRaisedException as error:
@@ -56,7 +55,7 @@ def _rank(rank: int, backend: str, processes: int, store: str) -> None:
             dist.all_reduce(numbers)
             wrong = int((numbers != processes * (processes + 1) / 2).sum())
             if wrong:
-                raise ValueError(f"{wrong:,} of {size:,} sums over {backend} are wrong; {_REMEDY}")
+                raise ValueError(f"{wrong:,} of {size:,} sums over {backend} are wrong; set NCCL_P2P_DISABLE=1")
         dist.destroy_process_group()
 
 

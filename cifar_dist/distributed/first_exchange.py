@@ -14,12 +14,13 @@ from cifar_dist.launch.launched import is_first_of_machine, launched_processes
 from cifar_dist.terminal.notice import notice
 
 _PATIENCE: Final = 30.0  # seconds; on hundreds of GPUs the first exchange takes most of them
-_REMEDIES: Final = {
+REMEDIES: Final = {
     "NCCL": "GPUs of a machine that cannot reach each other directly wait so, as in virtual machines or with IOMMU or "
     "ACS: set NCCL_P2P_DISABLE=1; on several machines NCCL_SOCKET_IFNAME names the network between them, and "
     "NCCL_DEBUG=INFO shows more",
     "gloo": "on several machines GLOO_SOCKET_IFNAME names the network between them",
 }
+"""What helps where an exchange hangs, by backend."""
 
 
 @contextmanager
@@ -47,9 +48,9 @@ def _watch(ended: threading.Event, timeout: float, backend: str) -> None:
     if ended.wait(patience):
         return
     if is_first_of_machine():
-        notice(f"{what} has not ended for {patience:.0f} s; {_REMEDIES[backend]}")
+        notice(f"{what} has not ended for {patience:.0f} s; {REMEDIES[backend]}")
     if ended.wait(timeout - (time.monotonic() - begin)):
         return
     if is_first_of_machine():
-        notice(f"gave up after {timeout:.0f} s (run.join_timeout): {what} has not ended; {_REMEDIES[backend]}")
+        notice(f"gave up after {timeout:.0f} s (run.join_timeout): {what} has not ended; {REMEDIES[backend]}")
     os._exit(EXIT_FAILED)  # the main thread is inside the exchange
