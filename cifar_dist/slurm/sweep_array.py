@@ -45,7 +45,7 @@ def submit(sweep: Sweep, options: Options, jobs: int | None = None) -> int:
             raise UserError(f"row '{name}': {error}") from None
     waiting = [run for run in sweep.runs if not run.is_intact()]
     if not waiting:
-        print(f"{sweep.name}: all {len(sweep.runs)} runs are finished")
+        print(f"{sweep.name}: {sweep.end}")
         return EXIT_DONE
     lines = ["\t".join(run.words) for run in waiting]
     for run, line in zip(waiting, lines, strict=True):
@@ -60,7 +60,7 @@ def submit(sweep: Sweep, options: Options, jobs: int | None = None) -> int:
         job = sbatch.submit(script, [*variables, *lines], replace(options, sbatch=[*array, *options.sbatch]))
     except (OSError, UserError) as error:
         raise _too_many(len(waiting), error) from None
-    print(f"{sweep.name}: job {job.id}, {len(waiting)} of {len(sweep.runs)} runs", flush=True)
+    print(f"{sweep.name}: job {job.id}, {len(waiting)} of {sweep.size}", flush=True)
     return job.wait()
 
 

@@ -31,7 +31,7 @@ from cifar_dist.launch.parent_death import signal_when_this_ends
 from cifar_dist.launch.signal_queue import SignalQueue
 from cifar_dist.launch.suspension import suspended_together
 from cifar_dist.launch.typed_command import VARIABLE, typed_command
-from cifar_dist.report.results import read_result
+from cifar_dist.report.results import name_final, read_result
 from cifar_dist.sweeps.sweep import Run, Sweep
 from cifar_dist.terminal.notice import print_over
 from cifar_dist.terminal.screen import STOPPING
@@ -57,10 +57,9 @@ def check(sweep: Sweep) -> None:
     """
     from cifar_dist.data.manifest import Manifest
 
-    otherwise = "delete that run, or use another --run.dir for this sweep"
     for run in sweep.runs:
         if found := run.other_setting():
-            raise UserError(f"{run.folder.path} was started with {found[1]}; {otherwise}")
+            raise UserError(f"{run.folder.path} was started with {found[1]}; {_way_to_train_again(run)}")
     configs = {row.name: row.runs[0].config for row in sweep.rows}
     begun = {run.name for run in sweep.runs if run.is_finished() or run.folder.newest_checkpoint()}
     manifests = {path: Manifest.load(path) for path in dict.fromkeys(config.data.path for config in configs.values())}
@@ -72,7 +71,7 @@ def check(sweep: Sweep) -> None:
 
     for run in sweep.runs:
         if run.folder.exists() and run.folder.manifest.is_file():
-            refuse_other_data(run.folder, manifests[run.config.data.path], otherwise)
+            refuse_other_data(run.folder, manifests[run.config.data.path], _way_to_train_again(run))
     for row in sweep.rows:
         config = configs[row.name]
         manifest = manifests[config.data.path]
@@ -87,6 +86,12 @@ def check(sweep: Sweep) -> None:
             if not reason:
                 raise
             raise UserError(f"row '{row.name}': {reason}") from None
+
+
+def _way_to_train_again(run: Run) -> str:
+    """Say how the name of an existing run of other settings or data becomes free for this one."""
+    rename = f"cifar-dist runs rename {quoted(run.folder.path)} NEW"
+    return f"keep that run under another name ({rename}), delete it, or use another --run.dir for this sweep"
 
 
 def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
@@ -105,7 +110,7 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
     command = _base_command(launch)
     waiting = [(number, run) for number, run in enumerate(sweep.runs, 1) if not run.is_intact()]
     total = len(sweep.runs)
-    say(f"{sweep.name}: {total} runs, {total - len(waiting)} finished before")
+    say(f"{sweep.name}: {sweep.size}, {total - len(waiting)} finished before")
     report_other_runs(sweep)
     devices = _visible_gpus() if jobs > 1 else []
     started: list[_Job] = []
@@ -143,21 +148,20 @@ def run_all(sweep: Sweep, *, launch: str | None = None, jobs: int = 1) -> int:
 
 def _report(sweep: Sweep, failed: Sequence[str], elsewhere: Sequence[str], stopping: bool) -> int:
     """Say what is left of a sweep, and return the exit code."""
-    total = len(sweep.runs)
     if failed:
-        say(f"{len(failed)} of {total} runs failed: {', '.join(failed)}")
+        say(f"{len(failed)} of {sweep.size} failed: {', '.join(failed)}")
     left = [run.name for run in sweep.runs if not run.is_finished() and run.name not in failed]
     if stopping and left:
         say(f"stopped; resume with:\n  {typed_command()}")
         return EXIT_REQUEUE
     in_use, lost = ([name for name in left if (name in elsewhere) == known] for known in (True, False))
     if in_use:
-        say(f"{len(in_use)} of {total} runs are in use by other processes: {', '.join(in_use)}; repeat this after them")
+        say(f"{len(in_use)} of {sweep.size} in use by other processes: {', '.join(in_use)}; repeat this after them")
     if lost:
-        say(f"{len(lost)} of {total} runs have lost their results since they ended: {', '.join(lost)}; repeat this")
+        say(f"{len(lost)} of {sweep.size} ended without results: {', '.join(lost)}; repeat this")
     if failed or left:
         return EXIT_FAILED if failed or lost else EXIT_IN_USE
-    say(f"all {total} runs are finished")
+    say(sweep.end)
     return EXIT_DONE
 
 
@@ -210,7 +214,7 @@ def _report_end(one: _Job, code: int, total: int, interrupted: bool) -> None:
     """Print one line for a run that ended, after the last lines of its captured output if it failed."""
     if code == EXIT_DONE:
         result = read_result(one.run.folder)
-        accuracies = [("val", result.val_accuracy), (result.eval_split, result.test_accuracy)]
+        accuracies = [("val", result.val_accuracy), (name_final([result.eval_split]), result.test_accuracy)]
         figures = [f"{split} {percent(value)}" for split, value in accuracies if value is not None]
         outcome = ", ".join(["finished", *figures, duration(result.seconds)])
     elif interrupted:

@@ -42,6 +42,7 @@ from cifar_dist.config.tree import Tree, flatten, put
 from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError, nearest, quoted
+from cifar_dist.formatting import counted
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.kept_plugins import versions_used
 from cifar_dist.run_folder.settings import started_settings
@@ -147,6 +148,16 @@ class Sweep:
     def runs(self) -> list[Run]:
         """All runs in the order in which they are trained: the first seed of every row, then the second."""
         return [run for seed in zip(*(row.runs for row in self.rows), strict=True) for run in seed]
+
+    @property
+    def size(self) -> str:
+        """The number of runs, in words."""
+        return counted(len(self.runs), "run")
+
+    @property
+    def end(self) -> str:
+        """What is said of it when nothing is left to do."""
+        return f"all {self.size} are finished" if len(self.runs) > 1 else "its only run is finished"
 
 
 def shipped() -> list[str]:

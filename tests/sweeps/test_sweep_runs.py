@@ -121,9 +121,10 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_finishes(
     file.write_text(file.read_text().replace(f"epochs = {EPOCHS}", "epochs = 2"))
     (refused,) = spawn([*SWEEP, "run", str(file)])
     assert refused.returncode == 2
+    rename = f"keep that run under another name (cifar-dist runs rename {long.path} NEW)"
     assert refused.stderr == (
-        f"cifar-dist: {long.path} was started with train.epochs = {EPOCHS} and this command says 2; "
-        "delete that run, or use another --run.dir for this sweep\n"
+        f"cifar-dist: {long.path} was started with train.epochs = {EPOCHS} and this command says 2; {rename}, delete it, "
+        "or use another --run.dir for this sweep\n"
     )
 
 
@@ -202,15 +203,15 @@ def test_a_run_that_fails_while_the_sweep_stops_is_reported(
             "exit 69",
             "exit 0",
             69,
-            ["1 of 3 runs are in use by other processes: three.long.s0; repeat this after them"],
+            ["1 of 3 runs in use by other processes: three.long.s0; repeat this after them"],
         ),
         (
             "end; rm -r runs/$name/final",
             "exit 0",
             1,
-            ["1 of 3 runs have lost their results since they ended: three.long.s0; repeat this"],
+            ["1 of 3 runs ended without results: three.long.s0; repeat this"],
         ),
-        ("exit 69", "exit 1", 1, ["2 of 3 runs failed: ", "1 of 3 runs are in use by other processes: "]),
+        ("exit 69", "exit 1", 1, ["2 of 3 runs failed: ", "1 of 3 runs in use by other processes: "]),
         ("end; exit 69", "exit 0", 0, ["all 3 runs are finished"]),
         (
             "test -e runs/three.diverges.s0 || exit 69; end",
@@ -338,8 +339,9 @@ def test_a_run_on_other_data_is_refused(file: Path, tmp_path: Path, action: str)
     write_run(run.folder.path, run.config)
     pack("digits", tmp_path / "other", seed=5, codec="npy", show=False)
     shutil.copy(tmp_path / "other" / "manifest.json", run.folder.path)
-    way = r"with --data\.path, or delete that run, or use another --run\.dir for this sweep$"
-    with pytest.raises(UserError, match=rf"was started on other data than .* now has .* {way}"):
+    rename = rf"\(cifar-dist runs rename {run.folder.path} NEW\)"
+    way = rf"--data\.path, or keep that run under another name {rename}, delete it, or use another --run\.dir for this"
+    with pytest.raises(UserError, match=rf"was started on other data than .* now has .* {way} sweep$"):
         verb(action, str(file))
 
 
@@ -397,6 +399,7 @@ def test_runs_on_data_without_the_final_split_finish_and_stay_finished(
     (evaluated,) = spawn([*SWEEP, "run", str(file), *on_val], env=forked)
     assert said(evaluated)[0] == "two: 2 runs, 0 finished before"
     assert said(evaluated)[-1] == "all 2 runs are finished"
+    assert all(re.search(r"finished, val \S+ %, final \(val\) \S+ %, ", said(evaluated)[number]) for number in (2, 4))
     assert [(line.runs, line.eval_split) for line in Table(load(str(file), on_val)).lines] == [("1 of 1", "val")] * 2
     for run in load(str(file)).runs:
         shutil.rmtree(run.folder.evaluations)
@@ -451,7 +454,8 @@ def test_a_run_that_was_evaluated_otherwise_is_not_of_its_row_until_it_is_evalua
     )
     shutil.rmtree(folder)
     (evaluated,) = spawn([*SWEEP, "run", str(file)], env=forked)
-    assert said(evaluated)[-1] == "all 1 runs are finished"
+    assert said(evaluated)[0] == "one: 1 run, 0 finished before"
+    assert said(evaluated)[-1] == "its only run is finished"
     (table,) = spawn([*SWEEP, "table", str(file)])
     assert cells(table.stdout)[2][-1].strip("*") == "1 of 1"
 
