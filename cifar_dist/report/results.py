@@ -10,7 +10,7 @@ from typing import Final, Literal
 from cifar_dist.config import Config
 from cifar_dist.config.saved import read_config
 from cifar_dist.data.manifest import Manifest
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.formatting import duration, percent_cell
 from cifar_dist.run_folder import EvaluationSummary, RunFolder
 from cifar_dist.tracking import metrics, timeline
@@ -145,6 +145,27 @@ def read_state(run: RunFolder) -> State:
     if event.kind in _ENDS:
         return _ENDS[event.kind]
     return "training" if run.in_use() else "killed"
+
+
+def lost_metrics(run: RunFolder, epochs: int, state: State) -> str:
+    """Say in one line that ``metrics.jsonl`` lacks what a run wrote: the results may be those of an earlier epoch.
+
+    Args:
+        run: its folder.
+        epochs: that its metrics have.
+        state: of the run.
+
+    Returns:
+        The line; empty if nothing is lost, and if that is unknown, as while the run trains.
+    """
+    change = "" if state == "training" else metrics.difference(run.metrics)
+    again = f"restore it, or write again what can be: cifar-dist resume {quoted(run.path)}"
+    if change == "shorter":
+        return f"{run.metrics} has lost records, so the results shown may be those of an earlier epoch; {again}"
+    if change == "changed":
+        return f"{run.metrics} is not what the run wrote; {again}"
+    is_empty = state == "finished" and not epochs
+    return f"{run.metrics} has lost the steps of a finished run; restore it" if is_empty else ""
 
 
 def data_names(results: Sequence[Result | None]) -> list[str]:

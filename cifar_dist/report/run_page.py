@@ -29,7 +29,7 @@ from cifar_dist.report.evaluation import draw_evaluation
 from cifar_dist.report.evaluation_files import Evaluation, ImageOf, read_evaluation
 from cifar_dist.report.lr_curve import draw_lr_curve
 from cifar_dist.report.page import embed, escape, isolate, page, section
-from cifar_dist.report.results import has_changed_manifest, is_on_other_data, own_data_of, read_state
+from cifar_dist.report.results import has_changed_manifest, is_on_other_data, lost_metrics, own_data_of, read_state
 from cifar_dist.report.usage import draw_usage
 from cifar_dist.run_folder import FINAL, EvaluationFolder, EvaluationSummary, RunFolder
 from cifar_dist.terminal.notice import notice
@@ -64,11 +64,14 @@ def write_report(run: RunFolder) -> Path:
     if usage is not None:
         curves.append(time_picture)
     lr_curve = Curve.load(run.lr_curve)
+    rows = EpochTable(records).rows()
     note = ""
+    if lost := lost_metrics(run, len(rows), read_state(run)):
+        notice(printable(lost))
+        note = f'<p class="soft">{escape(lost)}</p>'
     if lr_curve is not None:
         curves.append(draw_lr_curve(lr_curve, run.lr_curve_picture))
-        note = _note_range_test(difference(run.lr_curve, settings_of(config), facts.fingerprint))
-    rows = EpochTable(records).rows()
+        note += _note_range_test(difference(run.lr_curve, settings_of(config), facts.fingerprint))
     evaluations, own_data = _evaluations(run), own_data_of(run)
     here = _find_data(config.data.path, own_data)
     if evaluations and here is None:

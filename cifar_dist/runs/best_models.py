@@ -167,7 +167,10 @@ def _best_of(entry: ListedRun, warn: Callable[[str], None]) -> BestModel | None:
     if changed_files(folder.final.parent):
         warn(f"{entry.run.path} is left out: {folder.final} is damaged; {verify}")
         return None
-    return BestModel(entry, FINAL, (folder.final,), entry.val, entry.test, entry.result.eval_split)
+    if entry.problem:  # the last validation accuracy may be one of other weights
+        warn(entry.problem)
+    val = None if entry.problem else entry.val
+    return BestModel(entry, FINAL, (folder.final,), val, entry.test, entry.result.eval_split)
 
 
 def _test_accuracy(run: RunFolder, result: Result, name: str, step: int) -> float | None:

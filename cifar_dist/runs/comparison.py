@@ -8,7 +8,7 @@ from pathlib import Path
 from cifar_dist.config.changes import differences, short_key
 from cifar_dist.config.settings import settings_of
 from cifar_dist.report.overlay import Overlaid, draw_overlay
-from cifar_dist.report.results import Result, data_names, read_result
+from cifar_dist.report.results import Result, data_names, lost_metrics, read_result, read_state
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.kept_plugins import versions_used
 from cifar_dist.tables import markdown_folded
@@ -21,6 +21,9 @@ class Comparison:
     Args:
         runs: their folders.
 
+    Attributes:
+        problems: what was lost of their metrics, one line each.
+
     Raises:
         UserError: one of them is damaged.
     """
@@ -28,6 +31,8 @@ class Comparison:
     def __init__(self, runs: Sequence[RunFolder]) -> None:
         self.runs = runs
         self.results = [read_result(run) for run in runs]
+        found = zip(runs, self.results, strict=True)
+        self.problems = [*filter(None, (lost_metrics(run, result.epochs, read_state(run)) for run, result in found))]
 
     def markdown(self, width: int | None = None) -> str:
         """Format a column for each run, its results below its settings, with the best accuracy in bold.

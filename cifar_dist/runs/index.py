@@ -80,7 +80,9 @@ def _row(entry: ListedRun, folder: Path) -> str:
     link = f'<a href="{quote(os.fsencode(os.path.relpath(report, folder)))}">{text}</a>' if report.is_file() else text
     cells = entry.cells
     texts = {title: cells.get(title, "") for title in (*_TEXTS, *_FIGURES)}
-    texts |= {"run": name, "state": entry.state, "model": cells.get("model", entry.problem)}
+    has_lost = entry.problem and entry.state != "damaged"
+    texts |= {"run": name, "state": f"{entry.state}, lost metrics" if has_lost else entry.state}
+    texts |= {"model": cells.get("model", entry.problem)}
     shown = {title: escape(text) for title, text in texts.items()} | {"run": link}
     mark = f' data-files="{entry.version}"' if entry.version else ""
     marks = {"data": f' data-content="{escape(entry.result.facts.fingerprint)}"'} if entry.result else {}

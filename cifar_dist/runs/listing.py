@@ -14,7 +14,7 @@ from cifar_dist import __version__
 from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import counted, list_some, size
-from cifar_dist.report.results import Result, State, data_names, read_result, read_state
+from cifar_dist.report.results import Result, State, data_names, lost_metrics, read_result, read_state
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tables import csv_text, markdown
 from cifar_dist.terminal.notice import print_notes
@@ -101,8 +101,7 @@ def describe(run: RunFolder) -> ListedRun:
     try:
         result = read_result(run)
         state = read_state(run)
-        if state == "finished" and not result.epochs:
-            problem = f"{run.metrics} has lost the steps of a finished run; restore it"
+        problem = lost_metrics(run, result.epochs, state)
     except UserError as error:
         problem = str(error)
     except OSError as error:  # a folder in place of a file, or another user's run
@@ -114,7 +113,7 @@ def describe(run: RunFolder) -> ListedRun:
 
 def version(run: RunFolder) -> str:
     """Return a hash that changes with the files of a run that :func:`describe` reads, without reading them."""
-    files = [run.config, run.manifest, run.environment, run.metrics, run.timeline, run.final]
+    files = [run.config, run.manifest, run.environment, run.metrics, run.metrics_sum, run.timeline, run.final]
     files.append(run.report)  # to which the page of runs links
     facts: list[tuple[int, ...]] = []
     with contextlib.suppress(OSError):  # of a folder that cannot be read

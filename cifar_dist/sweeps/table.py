@@ -12,7 +12,16 @@ from typing import Final
 from cifar_dist.config.changes import differences, short_key
 from cifar_dist.config.settings import settings_of
 from cifar_dist.formatting import duration, percent_cell
-from cifar_dist.report.results import Result, State, data_names, name_final, read_result, read_state, with_split
+from cifar_dist.report.results import (
+    Result,
+    State,
+    data_names,
+    lost_metrics,
+    name_final,
+    read_result,
+    read_state,
+    with_split,
+)
 from cifar_dist.report.sweep_rows import Compared, draw_comparison
 from cifar_dist.sweeps.sweep import Row, Run, Sweep
 from cifar_dist.tables import csv_text, markdown
@@ -150,8 +159,12 @@ def _line(row: Row, settings: tuple[str, ...]) -> Line:
     changes = [_change(run) for run in row.runs]
     others = [change for change in changes if change]
     own = [run for run, change in zip(row.runs, changes, strict=True) if not change and run.folder.exists()]
-    read = [(read_result(run.folder), _state(run)) for run in own]
-    results = [(result, state) for result, state in read if result.epochs or state != "finished"]
+    read = [(run.folder, read_result(run.folder), _state(run)) for run in own]
+    results = [
+        (result, state)
+        for folder, result, state in read
+        if state != "finished" or not lost_metrics(folder, result.epochs, state)
+    ]
     others += ["lost metrics"] * (len(read) - len(results))
     done = [result for result, state in results if state == "finished"]
     return Line(

@@ -120,6 +120,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         check_writable(arguments.picture, "--picture", *(path for run in runs for path in run.essential))
     comparison = Comparison(runs)
     print(comparison.markdown(table_width(sys.stdout)), end="")
+    for problem in comparison.problems:
+        warn(problem)
     if arguments.picture:
         with writing(arguments.picture):
             comparison.draw(arguments.picture)

@@ -143,7 +143,8 @@ def test_without_the_dataset_the_sheets_remain_and_it_is_named(
     digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run(tmp_path, digits)
-    (run / "metrics.jsonl").unlink()  # to draw less
+    for path in (RunFolder(run).metrics, RunFolder(run).metrics_sum):
+        path.unlink()  # to draw less
     page = write_report(RunFolder(run)).read_text()
     assert capsys.readouterr().err == ""
     config = read_config(run / "config.toml")
@@ -356,6 +357,17 @@ def test_the_headline_says_that_a_run_was_killed_or_is_finished(digits: Path, tm
     page = write_report(RunFolder(run)).read_text()
     assert "killed after" not in page
     assert "best validation accuracy<" in page, "it is finished: its data has no split to evaluate at the end"
+
+
+def test_a_report_says_that_the_last_records_are_lost(
+    digits: Path, tmp_path: Path, undrawn: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = make_run(tmp_path, digits) / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:1000])
+    page = write_report(RunFolder(metrics.parent)).read_text()
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"cifar-dist: {metrics} has lost records")
+    assert f"{metrics} has lost records" in page
 
 
 def test_an_evaluation_of_an_unfinished_run_is_beside_the_headline(digits: Path, tmp_path: Path, undrawn: None) -> None:

@@ -22,6 +22,7 @@ from cifar_dist.files.checksums import write_sums
 from cifar_dist.run_folder import EvaluationSummary, RunFolder
 from cifar_dist.runs.best_models import best_models, collect
 from cifar_dist.runs.listing import describe, find_runs
+from cifar_dist.tracking.metrics import MetricsLog
 
 CONFIG = Config(model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
 
@@ -128,6 +129,20 @@ def test_the_best_models_name_what_is_damaged(here: Path, capsys: pytest.Capture
     b, c = err.splitlines()
     assert b.startswith("warning: runs/b is left out: runs/b/final/model.safetensors is damaged; cifar-dist checkpoint")
     assert c.startswith("warning: runs/c is left out: runs/c/config.toml")
+
+
+def test_a_validation_accuracy_is_unknown_where_the_last_records_are_lost(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That of an earlier epoch is not one of the final weights."""
+    run = write_run(here / "runs" / "a", CONFIG, val=0.25, test=0.5)
+    write_sums(run / "final")
+    MetricsLog(run / "metrics.jsonl").close()
+    (run / "metrics.jsonl").write_bytes(b"".join((run / "metrics.jsonl").read_bytes().splitlines(keepends=True)[:4]))
+    assert cli.run(["runs", "best"]) == 0
+    out, err = capsys.readouterr()
+    assert cells(out)[2] == ["runs/a", "final", "", "50.00"]
+    assert err.startswith("warning: runs/a/metrics.jsonl has lost records")
 
 
 def test_the_best_models_of_each_dataset_are_ranked_on_their_own(

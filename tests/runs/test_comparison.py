@@ -19,6 +19,7 @@ from cifar_dist.config import Config, EvalConfig, ModelConfig, RunConfig, SGDCon
 from cifar_dist.errors import UserError
 from cifar_dist.files.checksums import sha256
 from cifar_dist.run_folder.kept_plugins import keep_versions
+from cifar_dist.tracking.metrics import MetricsLog
 
 CONFIG = Config(model=ModelConfig("tiny-cnn", {"dropout": 0.1}), train=TrainConfig(epochs=4))
 
@@ -124,6 +125,15 @@ def test_runs_of_one_name_are_distinguished_by_their_folder(here: Path, capsys: 
         write_run(here / parent / "a", CONFIG)
     assert cli.run(["runs", "compare", "x/a", "y/a"]) == 0
     assert cells(capsys.readouterr().out)[0] == ["", "x/a", "y/a"]
+
+
+def test_a_run_that_has_lost_its_last_records_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        MetricsLog(write_run(here / "runs" / name, CONFIG, val=0.5, test=0.5) / "metrics.jsonl").close()
+    (here / "runs" / "b" / "metrics.jsonl").write_bytes(b"")
+    assert cli.run(["runs", "compare", "a", "b"]) == 0
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("warning: runs/b/metrics.jsonl has lost records")
 
 
 def test_a_run_that_has_not_begun_has_no_curve_and_breaks_no_picture(here: Path) -> None:

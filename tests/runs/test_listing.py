@@ -24,6 +24,7 @@ from cifar_dist.files.checksums import write_sums
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.runs.listing import describe, disk_bytes, find_runs, table
 from cifar_dist.tracking import timeline
+from cifar_dist.tracking.metrics import MetricsLog
 
 CONFIG = Config(model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
 HEAD = ["run", "state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk", "written (UTC)"]
@@ -61,7 +62,7 @@ def test_a_run_is_training_then_killed_then_finished(tiny: Path, capsys: pytest.
     cli.run(["runs", "list", str(runs)])
     out, err = capsys.readouterr()
     assert cells(out)[2][1] == "finished"
-    assert "it/metrics.jsonl has lost the steps of a finished run; restore it" in err
+    assert "it/metrics.jsonl has lost records, so" in err
 
 
 def test_the_data_has_a_column_where_runs_differ_in_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,6 +134,28 @@ def test_a_finished_run_that_has_lost_its_evaluation_is_incomplete(here: Path) -
     assert describe(RunFolder(run)).state == "finished"
     shutil.rmtree(run / "evaluations")
     assert describe(RunFolder(run)).state == "incomplete"
+
+
+@pytest.mark.parametrize("end", ["finished", "interrupted"])
+def test_a_run_that_has_lost_its_last_records_is_named(
+    here: Path, capsys: pytest.CaptureFixture[str], end: timeline.Kind
+) -> None:
+    """Its figures are those of an earlier epoch."""
+    run = write_run(here / "runs" / "it", CONFIG, val=0.5, test=0.5 if end == "finished" else None)
+    timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(), end, 4))
+    metrics = run / "metrics.jsonl"
+    MetricsLog(metrics).close()
+    assert describe(RunFolder(run)).problem == ""
+    written = metrics.read_bytes()
+    said = []
+    for content in (b"".join(written.splitlines(keepends=True)[:4]), written.replace(b"0.5", b"0.6"), b""):
+        metrics.write_bytes(content)
+        said.append(describe(RunFolder(Path("runs/it"))).problem)
+    again = "restore it, or write again what can be: cifar-dist resume runs/it"
+    lost = f"runs/it/metrics.jsonl has lost records, so the results shown may be those of an earlier epoch; {again}"
+    assert said == [lost, f"runs/it/metrics.jsonl is not what the run wrote; {again}", lost]
+    cli.run(["runs"])
+    assert f"warning: {lost}\n" in capsys.readouterr().err
 
 
 def test_the_sorted_value_comes_first(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

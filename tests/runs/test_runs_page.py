@@ -16,6 +16,7 @@ from cifar_dist.config import Config, ModelConfig, TrainConfig
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.index import write_index
 from cifar_dist.tracking import timeline
+from cifar_dist.tracking.metrics import MetricsLog
 
 CONFIG = Config(model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
 
@@ -61,6 +62,15 @@ def test_the_page_tells_data_of_one_name_apart(here: Path) -> None:
     (last,) = re.findall(rf"<tr[^>]*>.*{'a' * 16}.*</tr>", write_index(runs).read_text())
     assert shown == [["digits"], both := ["digits (aaaaaaaa)", "digits (bbbbbbbb)"], ["digits", *both]]
     assert ">digits</td>" in last
+
+
+def test_the_page_says_that_a_run_has_lost_records(here: Path) -> None:
+    metrics = write_run(here / "runs" / "a", CONFIG, test=0.5) / "metrics.jsonl"
+    write_index(here / "runs")
+    MetricsLog(metrics).close()
+    checksum = RunFolder(metrics.parent).metrics_sum
+    checksum.write_text(f"{'0' * 64} {metrics.stat().st_size}\n")
+    assert ">finished, lost metrics</td>" in write_index(here / "runs").read_text(), "though metrics.jsonl is the same"
 
 
 def test_no_text_of_a_run_folder_is_interpreted_by_the_page(here: Path) -> None:

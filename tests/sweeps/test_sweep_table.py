@@ -29,6 +29,7 @@ from cifar_dist.run_folder.kept_plugins import keep_versions
 from cifar_dist.sweeps.sweep import Run, load
 from cifar_dist.sweeps.table import Spread, Table
 from cifar_dist.tracking import timeline
+from cifar_dist.tracking.metrics import MetricsLog
 from cifar_dist.tracking.timeline import Event
 from cifar_dist.verbs import sweep
 
@@ -283,11 +284,15 @@ def test_damaged_folders_give_the_remaining_results_or_one_line(file: str) -> No
 
 
 def test_a_run_without_its_metrics_or_settings_does_not_count(file: str) -> None:
-    first, second, _ = load(file, seeds=2).rows
+    first, second, third = load(file, seeds=2).rows
     write(first.runs[0], test=0.5)
     (write(first.runs[1], test=0.5) / "metrics.jsonl").write_text("junk\n")
     (write(second.runs[0]) / "config.toml").unlink()
+    torn = write(third.runs[0], val=0.5, test=0.5) / "metrics.jsonl"
+    MetricsLog(torn).close()
+    torn.write_bytes(b"".join(torn.read_bytes().splitlines(keepends=True)[:4]))
     _, _, *lines = cells(Table(load(file, seeds=2)).markdown())
+    assert lines[2][-1] == "0 of 2, 1 with lost metrics"
     assert [line[-1] for line in lines[:2]] == ["**1 of 2, 1 with lost metrics**", "0 of 2, 1 with lost settings"]
 
 
