@@ -16,6 +16,7 @@ import numpy as np
 from cifar_dist.config.saved import read_config
 from cifar_dist.config.settings import settings_of
 from cifar_dist.config.tree import to_toml
+from cifar_dist.data.dataset_folder import is_dataset
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError, printable, quoted
@@ -29,7 +30,7 @@ from cifar_dist.report.evaluation import draw_evaluation
 from cifar_dist.report.evaluation_files import Evaluation, ImageOf, read_evaluation
 from cifar_dist.report.lr_curve import draw_lr_curve
 from cifar_dist.report.page import embed, escape, isolate, page, section
-from cifar_dist.report.results import has_changed_manifest, is_on_other_data, lost_metrics, own_data_of, read_state
+from cifar_dist.report.results import has_changed_manifest, is_on_other_data, lost_metrics, read_state
 from cifar_dist.report.usage import draw_usage
 from cifar_dist.run_folder import FINAL, EvaluationFolder, EvaluationSummary, RunFolder
 from cifar_dist.terminal.notice import notice
@@ -72,14 +73,16 @@ def write_report(run: RunFolder) -> Path:
     if lr_curve is not None:
         curves.append(draw_lr_curve(lr_curve, run.lr_curve_picture))
         note += _note_range_test(difference(run.lr_curve, settings_of(config), facts.fingerprint))
-    evaluations, own_data = _evaluations(run), own_data_of(run)
-    here = _find_data(config.data.path, own_data)
-    if evaluations and here is None:
-        missing = (
-            f"the dataset of {run.path} is not at {config.data.path}: its report has the sheets of images that were "
-            "drawn before, and no images of confusions; run cifar-dist report again where the dataset is"
-        )
-        notice(printable(missing))
+    evaluations = _evaluations(run)
+    own_data: Manifest | None = None
+    here: Manifest | None = None
+    try:
+        own_data = run.read_manifest()
+        here = _find_data(run, config.data.path, own_data)
+    except UserError as error:
+        if evaluations:
+            has = "has the sheets of images that were drawn before, and no images of confusions"
+            notice(printable(f"the report of {run.path} {has}: {error}"))
     shown, others = evaluations[:_EVALUATIONS_SHOWN], evaluations[_EVALUATIONS_SHOWN:]
 
     parts = [
@@ -121,13 +124,17 @@ def _evaluations(folder: RunFolder) -> list[Evaluation]:
     return sorted(found, key=lambda evaluation: final is None or evaluation.folder != final.path)
 
 
-def _find_data(place: str, own_data: Manifest | None) -> Manifest | None:
-    """Read the packed dataset of the run; None if it is no longer in its place."""
-    try:
+def _find_data(run: RunFolder, place: str, own_data: Manifest) -> Manifest:
+    """Read the packed dataset of the run.
+
+    Raises:
+        UserError: it is no longer in its place, or damaged.
+    """
+    if is_dataset(Path(place)):
         here = Manifest.load(place)
-    except UserError:
-        return None
-    return here if own_data and here.fingerprint == own_data.fingerprint else None
+        if here.fingerprint == own_data.fingerprint:
+            return here
+    raise UserError(f"the dataset of {run.path} is not at {place}; run cifar-dist report again where it is")
 
 
 def _images(here: Manifest | None, evaluation: Evaluation) -> ImageOf | None:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -158,6 +159,31 @@ def test_without_the_dataset_the_sheets_remain_and_it_is_named(
     assert "is not at not/here" in note
 
 
+def test_a_damaged_manifest_is_not_said_to_be_a_lost_dataset(
+    digits: Path, tmp_path: Path, undrawn: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    shutil.copy(digits / "manifest.json", data)
+    run = RunFolder(make_run(tmp_path, digits))
+    run.config.write_text(run.config.read_text().replace(str(digits), str(data)))
+
+    def said(damage: Callable[[], object]) -> str:
+        damage()
+        write_report(run)
+        (note,) = capsys.readouterr().err.splitlines()
+        return note.partition(" no images of confusions: ")[2]
+
+    way = f"; if {data} has not changed since: cp {data}/manifest.json {run.manifest}"
+    assert said(run.manifest.unlink) == f"{run.manifest} is missing{way}"
+    torn = said(lambda: run.manifest.write_text("{ torn"))
+    assert torn.startswith(f"{run.manifest} is not a valid manifest: ")
+    assert torn.endswith(way)
+    shutil.copy(data / "manifest.json", run.manifest)
+    half = run.manifest.read_text()[:1000]
+    assert said(lambda: (data / "manifest.json").write_text(half)).startswith(f"{data}/manifest.json is not a valid")
+
+
 def evaluate_again(run: Path, time: str, **about: object) -> Path:
     """Copy the evaluation of a run as if it was written later, and is of something else."""
     (final, *_) = sorted((run / "evaluations").iterdir())
@@ -226,10 +252,11 @@ def test_images_are_not_those_of_another_dataset_of_the_same_name_and_size(digit
 
 
 def test_data_that_has_taken_the_place_of_that_of_the_run_is_not_shown(digits: Path, tmp_path: Path) -> None:
-    own = Manifest.load(digits)
-    assert run_page._find_data(str(digits), own) is not None
+    own, run = Manifest.load(digits), RunFolder(tmp_path / "it")
+    assert run_page._find_data(run, str(digits), own).fingerprint == own.fingerprint
     dataclasses.replace(own, splits={"train": own.splits["train"]}).save(tmp_path)
-    assert run_page._find_data(str(tmp_path), own) is None
+    with pytest.raises(UserError, match=f"^the dataset of {run.path} is not at {tmp_path}; run cifar-dist report"):
+        run_page._find_data(run, str(tmp_path), own)
 
 
 def test_views_of_some_images_only_are_said(digits: Path, tmp_path: Path, undrawn: None) -> None:
