@@ -21,9 +21,13 @@ _TITLE = "Runs of cifar-dist"
 _TEXTS = ("run", "state", "model", "data")  # columns aligned to the left
 _FIGURES = ("epochs", "val %", "test %", "TTA", "time", "written (UTC)")
 _WIDE = ("model", "data", "epochs", "TTA", "time", "written (UTC)")  # columns that a phone has no room for
+_RESULTS = ("model", "data", "epochs", "val %", "test %", "TTA", "time")  # columns that a damaged run cannot fill
 _SHORT = 24  # letters that a cell keeps on one line
 _CSS = """
 td.text.short { white-space: nowrap; }
+td.problem { max-width: 0; overflow-wrap: anywhere; }
+@media (min-width: 641px) { td.text.short wbr { display: none; } }
+@media (min-width: 641px) { .narrow { display: none; } }
 @media (max-width: 640px) { .wide { display: none; } th, td { padding: 6px; } td.text.short { white-space: normal; } }
 """
 _BREAKABLE = re.compile(r"([-.+=_/])")  # where a phone may continue a long name in the next line
@@ -80,16 +84,20 @@ def _row(entry: ListedRun, folder: Path) -> str:
     link = f'<a href="{quote(os.fsencode(os.path.relpath(report, folder)))}">{text}</a>' if report.is_file() else text
     cells = entry.cells
     texts = {title: cells.get(title, "") for title in (*_TEXTS, *_FIGURES)}
-    has_lost = entry.problem and entry.state != "damaged"
-    texts |= {"run": name, "state": f"{entry.state}, lost metrics" if has_lost else entry.state}
-    texts |= {"model": cells.get("model", entry.problem)}
+    texts |= {"run": name, "state": entry.state}
     shown = {title: escape(text) for title, text in texts.items()} | {"run": link}
+    if entry.problem and entry.result:
+        shown["state"] += ",<br>lost metrics"  # below it: a wider column would break the names of all runs
     mark = f' data-files="{entry.version}"' if entry.version else ""
     marks = {"data": f' data-content="{escape(entry.result.facts.fingerprint)}"'} if entry.result else {}
-    row = "".join(
-        f"<td{_class(title, texts[title])}{marks.get(title, '')}>{cell}</td>" for title, cell in shown.items()
-    )
-    return f"<tr{mark}>{row}</tr>\n"
+    row = {
+        title: f"<td{_class(title, texts[title])}{marks.get(title, '')}>{cell}</td>" for title, cell in shown.items()
+    }
+    if not entry.result:  # what is wrong takes the place of its results, of which a phone shows two
+        row = {title: cell for title, cell in row.items() if title not in _RESULTS}
+        problem = f'<td class="text wide problem" colspan="{len(_RESULTS)}">{escape(entry.problem)}</td>'
+        row["state"] += problem + '<td class="narrow"></td>' * len({*_RESULTS} - {*_WIDE})
+    return f"<tr{mark}>{''.join(row.values())}</tr>\n"
 
 
 def _tell_data_apart(rows: str) -> str:

@@ -70,7 +70,9 @@ def test_the_page_says_that_a_run_has_lost_records(here: Path) -> None:
     MetricsLog(metrics).close()
     checksum = RunFolder(metrics.parent).metrics_sum
     checksum.write_text(f"{'0' * 64} {metrics.stat().st_size}\n")
-    assert ">finished, lost metrics</td>" in write_index(here / "runs").read_text(), "though metrics.jsonl is the same"
+    assert ">finished,<br>lost metrics</td>" in write_index(here / "runs").read_text(), (
+        "though metrics.jsonl is the same"
+    )
 
 
 def test_no_text_of_a_run_folder_is_interpreted_by_the_page(here: Path) -> None:
@@ -86,6 +88,24 @@ def test_no_text_of_a_run_folder_is_interpreted_by_the_page(here: Path) -> None:
 def test_a_long_name_in_the_page_may_continue_in_the_next_line(here: Path) -> None:
     write_run(here / "lr=0.1+wd=1e-3.s0", CONFIG)
     assert "lr=<wbr>0.<wbr>1+<wbr>wd=<wbr>1e-<wbr>3.<wbr>s0" in write_index(here).read_text()
+
+
+def test_a_short_name_is_broken_on_a_phone_only(here: Path) -> None:
+    """A line may continue after a <wbr> even where white-space is nowrap."""
+    write_run(here / "lr-0.1", CONFIG)
+    assert "@media (min-width: 641px) { td.text.short wbr { display: none; } }" in write_index(here).read_text()
+
+
+def test_what_is_wrong_with_a_damaged_run_widens_no_column(here: Path) -> None:
+    (write_run(here / "a", CONFIG) / "config.toml").write_text("junk")
+    page = write_index(here).read_text()
+    heads = re.findall("<th[ >]", page)
+    (row,) = re.findall("<tbody><tr>(.*)</tr>", page)
+    cells = re.findall("<td[^>]*>", row)
+    assert sum("narrow" not in cell for cell in cells) + 6 == len(heads), "on a desktop, where one cell is seven wide"
+    assert sum("wide" not in cell for cell in cells) == 4, "on a phone: run, state, val %, test %"
+    assert "td.problem { max-width: 0;" in page
+    assert re.search(r'<td class="text wide problem" colspan="7">[^<]*/a/config\.toml[^<]+</td>', row)
 
 
 def test_only_a_folder_of_runs_gets_a_page_of_them_unasked(here: Path) -> None:
