@@ -23,15 +23,16 @@ def draw(run: RunFolder) -> None:
     draw_index(run.path.parent, asked=False)
 
 
-def draw_report(run: RunFolder, said_on: TextIO | None = None) -> None:
+def draw_report(run: RunFolder, said_on: TextIO | None = None, which: str = "") -> None:
     """Draw the report of a run; a drawing error must not fail the run.
 
     Args:
         run: the run.
         said_on: where its path is printed; None for standard output.
+        which: said of the report at a terminal meanwhile, where it is one of many.
     """
     try:
-        with waiting("drawing the report", show=is_main_process()):
+        with waiting(f"drawing the report {which}".rstrip(), show=is_main_process()):
             from cifar_dist.report.run_page import write_report
 
             report = write_report(run)

@@ -101,11 +101,17 @@ def _list(arguments: argparse.Namespace) -> int:
     if out:
         with writing(out):
             write_output(out, to_csv(entries))
-    for entry in entries:
-        # In a folder of somebody else that is left to them.
-        if entry.state in _WITHOUT_REPORT and is_writable(entry.run.path) and has_outdated_report(entry.run):
-            draw_report(entry.run, shown)
-    if arguments.folder.is_dir() and arguments.folder not in [run.path for run in runs]:  # it is not a run itself
+    has_page = arguments.folder.is_dir() and arguments.folder not in [
+        run.path for run in runs
+    ]  # it is not a run itself
+    if has_page:  # before the reports: of many runs, they take minutes
+        draw_index(arguments.folder, entries)
+    ended = [entry.run for entry in entries if entry.state in _WITHOUT_REPORT]
+    # In a folder of somebody else that is left to them.
+    outdated = [run for run in ended if is_writable(run.path) and has_outdated_report(run)]
+    for number, run in enumerate(outdated, 1):
+        draw_report(run, shown, f"of {run.name} ({number:,} of {len(outdated):,})")
+    if has_page and outdated:  # which then links to them
         draw_index(arguments.folder, entries)
     return EXIT_DONE
 

@@ -127,6 +127,31 @@ def test_the_report_of_a_run_that_could_not_draw_it_is_drawn_where_it_can_be_and
         assert len(out.splitlines()) == 2
 
 
+def test_the_page_is_written_before_the_reports_which_may_take_minutes(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        run = write_run(here / "runs" / name, CONFIG, epochs=1)
+        timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(), "failed", 1, 1))
+    page, said = here / "runs" / "index.html", list[str]()
+
+    def interrupted(run: RunFolder, said_on: object, which: str) -> None:
+        assert page.is_file()
+        said.append(which)
+        if run.name == "b":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("cifar_dist.verbs.runs.draw_report", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cli.run(["runs", "--sort", "name"])
+    assert said == ["of a (1 of 2)", "of b (2 of 2)"]
+    assert "report.html" not in page.read_text()
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert cli.run(["runs"]) == 0
+    assert page.read_text().count("report.html") == 2
+
+
 def test_a_finished_run_that_has_lost_its_evaluation_is_incomplete(here: Path) -> None:
     run = write_run(here / "it", Config(), test=0.5)
     timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(), "finished", 4))
