@@ -101,9 +101,8 @@ def _list(arguments: argparse.Namespace) -> int:
     if out:
         with writing(out):
             write_output(out, to_csv(entries))
-    has_page = arguments.folder.is_dir() and arguments.folder not in [
-        run.path for run in runs
-    ]  # it is not a run itself
+    is_run = arguments.folder in [run.path for run in runs]
+    has_page = arguments.folder.is_dir() and not is_run
     if has_page:  # before the reports: of many runs, they take minutes
         draw_index(arguments.folder, entries)
     ended = [entry.run for entry in entries if entry.state in _WITHOUT_REPORT]

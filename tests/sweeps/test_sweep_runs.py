@@ -123,8 +123,8 @@ def test_a_sweep_that_is_killed_and_stopped_resumes_and_finishes(
     assert refused.returncode == 2
     rename = f"keep that run under another name (cifar-dist runs rename {long.path} NEW)"
     assert refused.stderr == (
-        f"cifar-dist: {long.path} was started with train.epochs = {EPOCHS} and this command says 2; {rename}, delete it, "
-        "or use another --run.dir for this sweep\n"
+        f"cifar-dist: {long.path} was started with train.epochs = {EPOCHS} and this command says 2; {rename}, "
+        "delete it, or use another --run.dir for this sweep\n"
     )
 
 
