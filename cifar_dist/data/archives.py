@@ -23,7 +23,7 @@ from cifar_dist.data.archive_zip import walk_zip, way_to_unpack
 from cifar_dist.data.source_suffixes import ARCHIVE_SUFFIXES, NPZ_SUFFIX
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files.reading import is_utf8, require_utf8_locale
-from cifar_dist.formatting import list_some
+from cifar_dist.formatting import counted, list_some
 from cifar_dist.terminal.progress import progress
 
 MAX_MEMBERS = 10_000_000
@@ -102,8 +102,8 @@ def note_guessed(path: Path, listing: Listing) -> list[str]:
     if not listing.guessed:
         return []
     return [
-        f"{path} does not name the encoding of {len(listing.guessed):,} names, read as '{listing.guessed[0]}'; if that "
-        f"is scrambled, {way_to_unpack(path)}"
+        f"{path} does not name the encoding of {counted(len(listing.guessed), 'name')}, read as "
+        f"'{listing.guessed[0]}'; if that is scrambled, {way_to_unpack(path)}"
     ]
 
 

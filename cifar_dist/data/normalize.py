@@ -8,6 +8,7 @@ from torch import Tensor
 from cifar_dist.config import AugmentConfig
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
+from cifar_dist.formatting import counted
 
 
 class Normalize:
@@ -60,6 +61,7 @@ def normalization_statistics(
     channels = trained_on.shape[2]
     if len(config.mean) != channels:
         raise UserError(
-            f"augment.mean has {len(config.mean)} values, but the images have {channels} channels; give one per channel"
+            f"augment.mean has {counted(len(config.mean), 'value')}, but the images have "
+            f"{counted(channels, 'channel')}; give one per channel"
         )
     return config.mean, config.std

@@ -25,7 +25,7 @@ from cifar_dist.data.shard import UNLABELLED
 from cifar_dist.data.source_suffixes import ARRAY_SUFFIXES, FILE_SUFFIXES, NPZ_SUFFIX
 from cifar_dist.errors import UserError, nearest, quoted
 from cifar_dist.files.checksums import sha256
-from cifar_dist.formatting import list_renamed
+from cifar_dist.formatting import counted, list_renamed
 from cifar_dist.terminal.progress import waiting
 
 
@@ -179,8 +179,8 @@ def _with_classes(data: RawDataset, classes: tuple[str, ...], path: Path) -> Raw
     classes = tuple(unicodedata.normalize("NFC", name) for name in classes)  # the form of every source's names
     if len(set(classes)) != len(classes) or len(classes) != len(data.classes):
         raise UserError(
-            f"{path}: classes lists {len(set(classes))} names, but the source has {len(data.classes)} classes; "
-            "list each class once"
+            f"{path}: classes lists {counted(len(set(classes)), 'name')}, but the source has {len(data.classes)} "
+            "classes; list each class once"
         )
     unknown = sorted(set(data.classes) - set(classes))
     if unknown and data.kind != IMAGE_FOLDER:

@@ -13,7 +13,7 @@ from cifar_dist.data.arrays import as_images, as_integers, planes_note
 from cifar_dist.data.source_suffixes import ARCHIVE_SUFFIXES, ARRAY_SUFFIXES, NPZ_SUFFIX, PICKLE_SUFFIXES
 from cifar_dist.data.split_words import SPLITS
 from cifar_dist.errors import UserError, quoted
-from cifar_dist.formatting import list_some
+from cifar_dist.formatting import counted, list_some
 
 _LABELS = (*"label labels fine_labels coarse_labels target targets y".split(), *(f"y_{split}" for split in SPLITS))
 _EXPECTED = (
@@ -40,7 +40,7 @@ class Unlabelled:
         """A one-line description."""
         samples, height, width, channels = self.images.shape
         id_range = f" from {self.ids.min()} to {self.ids.max()}" if samples else ""
-        return f"{samples:,} images of {width}x{height}x{channels}, with unique ids{id_range}"
+        return f"{counted(samples, 'image')} of {width}x{height}x{channels}, with unique ids{id_range}"
 
 
 def read_unlabelled(path: str | Path) -> Unlabelled:

@@ -16,7 +16,7 @@ from torch import Tensor
 from cifar_dist.distributed.ranks import PendingValues, Ranks
 from cifar_dist.distributed.stop_requests import StopRequests, cause_of
 from cifar_dist.errors import StopRequested, TrainingFailedError
-from cifar_dist.formatting import and_more
+from cifar_dist.formatting import and_more, counted
 
 _IDS_SHOWN = 8
 
@@ -114,6 +114,7 @@ class Agreement:
             everyone = self._ranks.gather_objects(report.ids[~report.finite].tolist())
             ids = sorted({sample for rank in everyone for sample in rank})
             some = and_more([str(sample) for sample in ids[:_IDS_SHOWN]], len(ids))
-            raise self._diverged(f"the loss is not finite at step {report.step} for {len(ids)} samples (ids {some})")
+            samples = f"{counted(len(ids), 'sample')} ({'ids' if len(ids) > 1 else 'id'} {some})"
+            raise self._diverged(f"the loss is not finite at step {report.step} for {samples}")
         if stop and not stopping:
             raise StopRequested(cause_of(stop))

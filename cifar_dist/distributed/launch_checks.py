@@ -107,7 +107,7 @@ def check_launch(expected: int) -> None:
         )
     if expected and started != expected:
         raise UserError(
-            f"run.processes asks for {expected} processes and the launcher started {started}; "
+            f"run.processes is {expected} and the launcher started {started}; "
             f"use: cifar-dist launch CONFIG --num_processes={expected} RECIPE, or --run.processes {started}"
         )
     _check_place(started)

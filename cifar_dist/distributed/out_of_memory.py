@@ -11,6 +11,7 @@ import torch
 
 from cifar_dist.config import TrainConfig
 from cifar_dist.errors import OutOfMemoryError, TrainingFailedError
+from cifar_dist.formatting import counted
 from cifar_dist.launch.reporter import is_first
 
 _MESSAGES = ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED", "_ALLOCATION_FAILED")
@@ -41,7 +42,7 @@ def describe_training(train: TrainConfig, engine: str, world_size: int) -> str:
     """Name the batch and the engine of a training step, and settings of which it needs less memory."""
     size, parts = train.batch_size, train.parts_of_batch(world_size)
     ways = ways_to_smaller_steps(train, engine, world_size, " with another --run.name")
-    return f"in a training step of {size:,} images, {size // parts:,} at once, with {engine}; use {ways}"
+    return f"in a training step of {counted(size, 'image')}, {size // parts:,} at once, with {engine}; use {ways}"
 
 
 def ways_to_smaller_steps(train: TrainConfig, engine: str, world_size: int, otherwise: str = "") -> str:
@@ -62,7 +63,7 @@ def ways_to_smaller_steps(train: TrainConfig, engine: str, world_size: int, othe
 def describe_evaluation(batch_size: int) -> str:
     """Name the batch of an evaluation, and a smaller one."""
     way = f"eval.batch_size {batch_size // 2}" if batch_size > 1 else "a smaller network"
-    return f"in an evaluation, of {batch_size:,} images at once; use {way}"
+    return f"in an evaluation, of {counted(batch_size, 'image')} at once; use {way}"
 
 
 def describe_preparation(resident_mb: int, engine: str) -> str:

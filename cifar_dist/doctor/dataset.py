@@ -35,7 +35,7 @@ def describe_batches(config: Config, manifest: Manifest, world_size: int) -> Fin
     steps, last, each = steps_per_epoch(samples, size), samples % size or size, -(-size // parts)
     per_rank = f"{parts // world_size} x {each}" if parts > world_size else f"{each}"
     padded = -(-last // parts) * parts - last
-    text = f"{size} = {counted(world_size, 'rank')} x {per_rank}; {steps:,} steps an epoch, the last of {last}"
+    text = f"{size} = {counted(world_size, 'rank')} x {per_rank}; {counted(steps, 'step')} an epoch, the last of {last}"
     text += f", padded with {padded} that do not count" if padded else ""
     return Finding.ok_or(
         Verdict.WARNING, "batches", text, padding_note(config, world_size) or batch_note(config, samples)

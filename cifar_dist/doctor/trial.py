@@ -28,7 +28,7 @@ from cifar_dist.doctor.network import time_gradients
 from cifar_dist.doctor.shared_folder import trial_folder
 from cifar_dist.doctor.space import room_for_checkpoints
 from cifar_dist.errors import StorageError, UserError
-from cifar_dist.formatting import duration, size
+from cifar_dist.formatting import counted, duration, size
 from cifar_dist.training.checkpoint_writers import CheckpointWriter, choose_writer
 from cifar_dist.training.learner import Learner
 from cifar_dist.training.measurements import StepLog
@@ -84,10 +84,10 @@ def _time_steps(setup: TrainingSetup, learner: Learner, engine: Engine) -> tuple
 
 def _speed(train: TrainConfig, steps_per_epoch: int, seconds: float, images_per_second: float) -> Finding:
     steps, all_steps = train.last_step(steps_per_epoch), train.epochs * steps_per_epoch
-    limit = f"{steps:,} steps of " if steps < all_steps else ""
+    limit = f"{counted(steps, 'step')} of " if steps < all_steps else ""
     rate = f"{seconds:.3g} s each, {images_per_second:,.0f} images/s"
-    text = f"{rate}: {limit}{train.epochs} epochs of {steps_per_epoch:,} take about {duration(seconds * steps)}"
-    return Finding("steps", f"{text}, without evaluation")
+    epochs = f"{limit}{counted(train.epochs, 'epoch')} of {steps_per_epoch:,}"
+    return Finding("steps", f"{rate}: about {duration(seconds * steps)} for {epochs}, without evaluation")
 
 
 def _memory(device: torch.device, ways: str) -> Finding:

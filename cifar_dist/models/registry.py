@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from cifar_dist.config import ModelConfig, OptionValue, plugins
 from cifar_dist.config.plugin_errors import describe_plugin_failure, describe_value
 from cifar_dist.errors import UserError, first_line, nearest
+from cifar_dist.formatting import counted
 from cifar_dist.models import external
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def check_fits(model: nn.Module, name: str, *, shape: tuple[int, int, int], clas
         with torch.no_grad():
             output = model(image)
     except (RuntimeError, ValueError, AssertionError) as error:
-        size = f"images of {height}x{width} with {channels} channels"
+        size = f"images of {height}x{width} with {counted(channels, 'channel')}"
         advice = "choose another model, or enlarge the images with --model.image_size"
         reason = describe_plugin_failure(error) or f"{first_line(error).rstrip('.')}; {advice}"
         raise UserError(f"model.name: {name} cannot take {size}: {reason}") from None

@@ -22,7 +22,7 @@ from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import UserError, printable, quoted
 from cifar_dist.files.atomic import write_atomic
 from cifar_dist.files.reading import read_json
-from cifar_dist.formatting import duration, loss_figure, percent, size
+from cifar_dist.formatting import counted, duration, loss_figure, percent, size
 from cifar_dist.optim.lr_curve import Curve, difference
 from cifar_dist.report.confusions import CSS, explore_confusions
 from cifar_dist.report.curves import draw_curves
@@ -193,7 +193,8 @@ def _headline(
 def _about_accuracy(summary: EvaluationSummary) -> str:
     weights = "" if summary.checkpoint == FINAL else f" of {isolate(summary.checkpoint)}"
     views = "one view of each image" if summary.tta == "0" else f"test-time augmentation {escape(summary.views)}"
-    return f"accuracy{weights} on {summary.samples:,} {escape(summary.split)} images, {views}"
+    images = counted(summary.samples, f"{escape(summary.split)} image")
+    return f"accuracy{weights} on {images}, {views}"
 
 
 def _facts(facts: RunFacts, rows: Sequence[EpochRow], events: Sequence[timeline.Event], usage: Usage | None) -> str:

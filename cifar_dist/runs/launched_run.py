@@ -93,7 +93,7 @@ class LaunchedRun:
         expected = config.run.processes
         if expected and (other := next((count for count in processes if count != expected), 0)):
             raise UserError(
-                f"run.processes asks for {expected} processes and this job may have {other}; use --run.processes 0, "
+                f"run.processes is {expected} and this job may have {other}; use --run.processes 0, "
                 "which allows any number"
             )
         for count in processes:

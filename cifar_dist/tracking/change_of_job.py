@@ -21,7 +21,7 @@ def change_of_numerics(path: Path, device: str, steps: int) -> str:
     then = {"device": read_facts(path).device} | read_numerics(path)
     now = {"device": device} | describe_numerics(device)
     changes = [f"{key} {then[key]} -> {now[key]}" for key in now if then.get(key) and then[key] != now[key]]
-    return f"changed since the {steps} steps done: {', '.join(changes)}" if steps and changes else ""
+    return f"changed since the {counted(steps, 'step')} done: {', '.join(changes)}" if steps and changes else ""
 
 
 def rounding_notes(path: Path, config: Config, now: RunFacts, steps: int) -> list[str]:
@@ -37,7 +37,7 @@ def rounding_notes(path: Path, config: Config, now: RunFacts, steps: int) -> lis
     if not steps:
         return []
     before, threads = read_facts(path), recorded_threads(path, config, now.processes)
-    done, notes = f"the {steps} steps done were computed", list[str]()
+    done, notes = f"the {counted(steps, 'step')} done {'was' if steps == 1 else 'were'} computed", list[str]()
     if before.precision not in ("", now.precision):
         notes.append(f"{done} in {before.precision}; it continues in {now.precision}")
     if not config.train.parts and before.processes not in (0, now.processes):

@@ -23,7 +23,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from cifar_dist.errors import StorageError, printable
-from cifar_dist.formatting import clock, loss_figure, percent
+from cifar_dist.formatting import clock, counted, loss_figure, percent
 from cifar_dist.terminal import screen
 from cifar_dist.terminal.progress import Advance
 from cifar_dist.tracking.facts import RunFacts
@@ -121,7 +121,7 @@ class RunConsole:
                 self._draw(now)
             elif not self._rich and now - self._said_progress >= PLAIN_INTERVAL:
                 self._said_progress = now
-                self._write_plain([f"evaluating {split}: {done:,} of {samples:,} images"])
+                self._write_plain([f"evaluating {split}: {done:,} of {counted(samples, 'image')}"])
 
         try:
             yield advance

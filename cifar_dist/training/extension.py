@@ -14,6 +14,7 @@ from cifar_dist.config import Config, RunningAverageConfig
 from cifar_dist.config.changes import LENGTH, in_words
 from cifar_dist.config.settings import settings_of
 from cifar_dist.errors import UserError
+from cifar_dist.formatting import counted
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.settings import command_to_continue, other_run
 from cifar_dist.tracking import metrics, timeline
@@ -63,7 +64,7 @@ def _check_past(folder: RunFolder, setup: TrainingSetup, before: Config, step: i
         return
     raise UserError(
         f"{folder.path}: train.epochs {before.train.epochs} -> {config.train.epochs} would change {cause} in the "
-        f"{step} steps done; leave train.epochs as it was: {command_to_continue(folder)}, or "
+        f"{counted(step, 'step')} done; leave train.epochs as it was: {command_to_continue(folder)}, or "
         f"{other_run(folder, config)}"
     )
 
@@ -72,7 +73,7 @@ def _check_future(folder: RunFolder, setup: TrainingSetup, step: int, changes: s
     """Refuse a length that the run has passed, or that adds nothing to a finished one."""
     is_finished = folder.is_finished()
     if setup.last_step < step or (is_finished and setup.last_step == step):
-        done = f"is finished after {step} steps" if is_finished else f"has done {step} steps"
+        done = f"{'is finished after' if is_finished else 'has done'} {counted(step, 'step')}"
         raise UserError(
             f"{folder.path} {done}, and {changes} asks for {setup.last_step}; "
             f"ask for more, or leave its length as it was: {command_to_continue(folder)}"
@@ -83,8 +84,8 @@ def _check_future(folder: RunFolder, setup: TrainingSetup, step: int, changes: s
     first, remedy = ends[0], f"add --train.patience {max(end.waited for end in ends) + 1} or more, or"
     if first.step < step:
         raise UserError(
-            f"{folder.path} has done {step} steps, and with {changes} would have ended before, by {first.reason}; "
-            f"{remedy} leave its length as it was: {command_to_continue(folder)}"
+            f"{folder.path} has done {counted(step, 'step')}, and with {changes} would have ended before, by "
+            f"{first.reason}; {remedy} leave its length as it was: {command_to_continue(folder)}"
         )
     if is_finished:
         raise UserError(

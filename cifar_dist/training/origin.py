@@ -18,6 +18,7 @@ from cifar_dist.config.settings import settings_of
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.order import steps_per_epoch
 from cifar_dist.errors import UserError, quoted
+from cifar_dist.formatting import counted
 from cifar_dist.run_folder import RunFolder, find_run, split_step
 from cifar_dist.run_folder.settings import read_started_settings
 from cifar_dist.step_folder import step_of
@@ -144,8 +145,8 @@ def _check_same_data(origin: Origin, setup: TrainingSetup) -> None:
         size = next((one for one in sizes if steps_per_epoch(samples, one) == steps), None)
         ways = [f"use --train.batch_size {size}" if size else f"no train.batch_size gives {samples} samples as many"]
         raise UserError(
-            f"run.from: an epoch of {source.path} has {steps} steps and one of this run {setup.steps_per_epoch}; "
-            f"{', or '.join([*ways, *filter(None, [instead])])}"
+            f"run.from: an epoch of {source.path} has {counted(steps, 'step')} and one of this run "
+            f"{setup.steps_per_epoch}; {', or '.join([*ways, *filter(None, [instead])])}"
         )
 
 

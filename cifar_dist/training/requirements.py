@@ -15,6 +15,7 @@ from cifar_dist.data.order import steps_per_epoch
 from cifar_dist.data.read import ShardReader
 from cifar_dist.distributed.sync_batchnorm import check_batch_norms
 from cifar_dist.errors import UserError
+from cifar_dist.formatting import counted
 from cifar_dist.models import transfer
 from cifar_dist.optim.averaging import average_weight, has_batch_statistics
 from cifar_dist.optim.learning_rate import learning_rate
@@ -165,11 +166,13 @@ def check_limits(config: Config, manifest: Manifest, steps_per_epoch: int) -> No
         raise UserError("train.patience needs a validation split; use --data.hold_out true, or --train.patience 0")
     steps = train.epochs * steps_per_epoch
     if train.profile > (most := train.last_step(steps_per_epoch)):
-        raise UserError(f"train.profile {train.profile} is more than the {most} steps of the run; use at most {most}")
+        raise UserError(
+            f"train.profile {train.profile} is more than the {counted(most, 'step')} of the run; use at most {most}"
+        )
     if train.max_steps > steps:
         raise UserError(
-            f"train.max_steps {train.max_steps} is more than the {steps} steps of train.epochs {train.epochs}; "
-            f"use --train.max_steps 0, or --train.epochs {-(-train.max_steps // steps_per_epoch)}"
+            f"train.max_steps {train.max_steps} is more than the {counted(steps, 'step')} of train.epochs "
+            f"{train.epochs}; use --train.max_steps 0, or --train.epochs {-(-train.max_steps // steps_per_epoch)}"
         )
 
 

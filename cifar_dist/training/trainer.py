@@ -31,7 +31,7 @@ from cifar_dist.evaluation.split import Split
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_REQUEUE, EXIT_STALLED
 from cifar_dist.files.atomic import folder_atomic
 from cifar_dist.files.checksums import write_sums
-from cifar_dist.formatting import list_some
+from cifar_dist.formatting import counted, list_some
 from cifar_dist.run_folder import FINAL, EvaluationSummary, RunFolder
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.change_of_job import change_of_numerics, rounding_notes
@@ -261,7 +261,7 @@ class Trainer:
             record=lambda summary: self._record_final(summary, self.meter.take()),
             show=partial(self.tracker.evaluating, split),
         )
-        self.tracker.say(f"{split}: {summary.result()}, {summary.samples:,} images: {folder}")
+        self.tracker.say(f"{split}: {summary.result()}, {counted(summary.samples, 'image')}: {folder}")
         if warning := summary.warning():
             self.tracker.warn(warning)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_BAD_INPUT, EXIT_DONE
+from cifar_dist.formatting import counted
 from cifar_dist.verbs.arguments import RECIPE, RECIPE_NAME
 from cifar_dist.verbs.loading import loading
 
@@ -64,8 +65,8 @@ def node_of_srun(variables: Mapping[str, str]) -> Mapping[str, str]:
         return alone if Node.from_environment(alone).processes > 1 else {}
     if tasks != nodes:
         raise UserError(
-            f"srun started {tasks} tasks on {nodes} nodes; start one on each, which starts its ranks: "
-            "srun --ntasks-per-node=1 cifar-dist doctor"
+            f"srun started {counted(tasks, 'task')} on {counted(nodes, 'node')}; start one on each, which "
+            "starts its ranks: srun --ntasks-per-node=1 cifar-dist doctor"
         )
     return variables
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from cifar_dist.errors import UserError
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.formatting import list_renamed
+from cifar_dist.formatting import counted, list_renamed
 from cifar_dist.runs.reports import draw
 from cifar_dist.terminal.screen import fold, table_width
 from cifar_dist.verbs.arguments import SPLIT_NAME, add_checkpoint, add_run, add_views, user_path, with_views
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         tta = trained.config.eval.tta
         if summary.tta != tta:
             _say(f"TTA {tta} with the augmentation of this run repeats views; TTA {summary.tta} has the distinct ones")
-        _say(f"{split}: {summary.result()}, {summary.samples:,} images, {summary.checkpoint}: {folder}")
+        _say(f"{split}: {summary.result()}, {counted(summary.samples, 'image')}, {summary.checkpoint}: {folder}")
         if warning := summary.warning():
             _say(f"warning: {warning}")
         draw(trained.run)

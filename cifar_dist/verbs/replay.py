@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.exit_codes import EXIT_DIFFERS, EXIT_DONE
-from cifar_dist.formatting import loss_figure, percent
+from cifar_dist.formatting import counted, loss_figure, percent
 from cifar_dist.launch.launched import launched_processes
 from cifar_dist.step_folder import step_name
 from cifar_dist.terminal.progress import Show, progress
@@ -185,7 +185,7 @@ def _write(replayed: Replay, folder: RunFolder, rank: int | None) -> Path:
         draw_replay(
             temporary / _PICTURE,
             title=f"{folder.name}, step {record.step}: loss {loss_figure(record.loss)}, "
-            f"accuracy {percent(record.accuracy, 1)}, the highest losses of {record.samples} samples",
+            f"accuracy {percent(record.accuracy, 1)}, the highest losses of {counted(record.samples, 'sample')}",
             images=replayed.pixels()[order].numpy(),
             captions=captions,
             right=(samples.labels == samples.predicted)[order].tolist(),

@@ -101,7 +101,7 @@ def test_the_order_matters(images: Tensor) -> None:
 
 def test_images_without_colour_are_refused_by_what_changes_colours() -> None:
     for one in (RandAugment(), TrivialAugment(), AutoAugment(), JITTER, Gray()):
-        with pytest.raises(UserError, match=f"^{one.name} changes colours, and the images have 1 channels") as caught:
+        with pytest.raises(UserError, match=f"^{one.name} changes colours, and the images have 1 channel;") as caught:
             augment((Crop(), one)).check((32, 32, 1))
         assert "\n" not in str(caught.value)
     augment((Crop(), Flip(), Cutout(), Erasing(), Affine(rotation=5), Perspective())).check((32, 32, 1))

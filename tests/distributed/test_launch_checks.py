@@ -146,7 +146,7 @@ def test_another_number_of_processes_than_the_recipe_asks_for_is_refused(
     with pytest.raises(UserError) as error:
         check_launch(expected)
     message = str(error.value)
-    assert message.startswith(f"run.processes asks for {expected} processes and the launcher started {started}; use: ")
+    assert message.startswith(f"run.processes is {expected} and the launcher started {started}; use: ")
     assert message.endswith(f" --num_processes={expected} RECIPE, or --run.processes {started}")
     for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29500"), ("RANK", "0")):
         monkeypatch.setenv(name, value)

@@ -27,7 +27,7 @@ def test_a_launch_of_many_ranks_is_checked_and_described(world_size: int, monkey
     for name, value in place.items():
         monkeypatch.setenv(name, value)
     check_launch(world_size)
-    with pytest.raises(UserError, match=f"asks for 8 processes and the launcher started {world_size}"):
+    with pytest.raises(UserError, match=f"run.processes is 8 and the launcher started {world_size}"):
         check_launch(8)
     nodes = world_size // 8
     variables = {"SLURM_NODEID": str(nodes - 1), "SLURM_NNODES": str(nodes), "SLURM_GPUS_ON_NODE": "8"}

@@ -15,9 +15,10 @@ from torch import nn
 
 from cifar_dist import recipe
 from cifar_dist.config import Config, TrainConfig
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.distributed.out_of_memory import ways_to_smaller_steps
 from cifar_dist.distributed.start import start_engine
-from cifar_dist.doctor.dataset import describe_network
+from cifar_dist.doctor.dataset import describe_batches, describe_network
 from cifar_dist.doctor.finding import Finding, Verdict
 from cifar_dist.doctor.grace import find_grace
 from cifar_dist.doctor.shared_folder import trial_folder
@@ -73,7 +74,7 @@ def test_it_tries_the_first_steps_and_leaves_nothing(tiny: Path, processes: int,
     assert checks(table) == [*MACHINE, *RUN]
     assert [text for text in says if text not in table] == []
     assert "data        ok       digits: 251 train, 35 val, 71 test; 10 classes" in table
-    assert re.search(r"steps +ok +[\d.e-]+ s each, [\d,]+ images/s: 2 epochs of 13 take about ", table)
+    assert re.search(r"steps +ok +[\d.e-]+ s each, [\d,]+ images/s: about .* for 2 epochs of 13, ", table)
     assert re.search(r"save +ok +.*; a stop takes up to [\d.]+ s of 120 s", table)
     assert files(tiny.parent) == before
     assert not (tiny.parent / "runs").exists()
@@ -281,8 +282,16 @@ def test_the_duration_is_that_of_the_steps_that_the_run_will_do() -> None:
         for max_steps in (0, 50, 5000)
     }
     assert said[0] == said[5000]
-    assert ": 10 epochs of 100 take about 16.7 min" in said[0]
-    assert ": 50 steps of 10 epochs of 100 take about 50 s" in said[50]
+    assert "images/s: about 16.7 min for 10 epochs of 100, " in said[0]
+    assert "images/s: about 50 s for 50 steps of 10 epochs of 100, " in said[50]
+
+
+def test_one_step_and_one_epoch_are_singular(tiny: Path) -> None:
+    config = recipe.load(str(tiny), ["--train.batch_size", "4000", "--train.epochs", "1"])
+    text = _speed(config.train, 1, 1.0, 251.0).text
+    assert text == "1 s each, 251 images/s: about 1.0 s for 1 epoch of 1, without evaluation"
+    text = describe_batches(config, Manifest.load(config.data.path), world_size=1).text
+    assert text == "4000 = 1 rank x 4000; 1 step an epoch, the last of 251"
 
 
 def test_the_images_a_second_are_those_that_the_steps_had(tiny: Path) -> None:

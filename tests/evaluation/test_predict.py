@@ -170,5 +170,5 @@ def test_statistics_come_from_the_recipe_else_from_the_data(all_digits: Path) ->
     assert normalization_statistics(AugmentConfig(), manifest) == (manifest.mean, manifest.std)
     own = AugmentConfig(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
     assert normalization_statistics(own, manifest) == (own.mean, own.std)
-    with pytest.raises(UserError, match=r"augment\.mean has 1 values, but the images have 3 channels"):
+    with pytest.raises(UserError, match=r"augment\.mean has 1 value, but the images have 3 channels"):
         normalization_statistics(AugmentConfig(mean=(0.5,), std=(0.2,)), manifest)

@@ -109,7 +109,7 @@ def test_a_machine_that_cannot_take_part_leaves_the_job_alone(
         "--optim.lr 0.2": f"{run} was started with optim.lr = 0.1 and this command says 0.2",
         "--train.epochs 3": f"train.epochs is 2 in the job that trains {run} now, and 3 here",
         "--data.path /nowhere": "no packed dataset at /nowhere: the folder does not exist",
-        "--run.processes 1": "run.processes asks for 1 processes and this job may have 2",
+        "--run.processes 1": "run.processes is 1 and this job may have 2",
     }
     done = finish([start_machine(*words.split()) for words in refusals])
     paused.send_signal(signal.SIGCONT)

@@ -113,7 +113,7 @@ def test_a_network_that_does_not_fit_the_images_is_found_before_training() -> No
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     with pytest.raises(UserError, match="speed-net cannot take images of 8x8 with 3 channels"):
         check_fits(model, "speed-net", shape=(8, 8, 3), classes=10)
-    with pytest.raises(UserError, match="cannot take images of 32x32 with 1 channels"):
+    with pytest.raises(UserError, match="cannot take images of 32x32 with 1 channel:"):
         check_fits(model, "speed-net", shape=(32, 32, 1), classes=10)
     says = r"does not return one logit for each of 9 classes: for one image it returned torch\.float32 \[1, 10\]; "
     with pytest.raises(UserError, match=says):

@@ -39,6 +39,7 @@ def test_what_rounds_differently_is_said_once(tmp_path: Path, parts: int, proces
     notes = rounding_notes(path, config, now, 5)
     assert len(notes) == len(said)
     assert all(note.startswith(f"the 5 steps done were computed {one}") for note, one in zip(notes, said, strict=True))
+    assert rounding_notes(path, config, now, 1)[0].startswith("the 1 step done was computed in bf16")
     assert rounding_notes(path, config, now, 0) == rounding_notes(path, config, before, 5) == []
     path.write_text("{ torn")
     assert rounding_notes(path, config, now, 5) == []

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 from cifar_dist.config import TransformConfig
 from cifar_dist.config.section import require_probability
 from cifar_dist.errors import UserError
+from cifar_dist.formatting import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,7 +121,7 @@ class Transform(TransformConfig):
         """
         if self.needs_colors and channels != 3:
             raise UserError(
-                f"{self.name} changes colours, and the images have {channels} channels; "
+                f"{self.name} changes colours, and the images have {counted(channels, 'channel')}; "
                 "remove it from augment.transforms"
             )
 
