@@ -200,6 +200,7 @@ def load(sweep: str, overrides: Sequence[str] = (), seeds: int | None = None) ->
             raise UserError(f"{COMMAND_LINE}: --{fixed[0]} is varied by {where}; drop it, or change the file")
         row_where = f"{where} row '{name}'{' with the settings of the command line' if overrides else ''}"
         try:
+            _refuse_place_of_file(base, path)
             inherited = _inherited(settings, base, {**own, **given})
         except UserError as error:
             raise UserError(f"{row_where}: {error}") from None
@@ -272,6 +273,13 @@ def _require_recipe(base: object, where: str) -> str:
     if not isinstance(base, str) or not base:
         raise UserError(f'{where} has no recipe; add recipe = "NAME", a shipped name or the path of a .toml')
     return base
+
+
+def _refuse_place_of_file(base: str, path: Path) -> None:
+    """Refuse a recipe that the working folder does not have, and the folder of the sweep at ``path`` has."""
+    beside = path.parent / base
+    if base.endswith(".toml") and not expand_existing(base).is_file() and beside.is_file():
+        raise UserError(f"recipe file {base} does not exist in the working folder; did you mean '{beside}'?")
 
 
 def _flatten_settings(tree: object, where: str) -> Settings:

@@ -424,6 +424,17 @@ def test_a_sweep_may_be_saved_by_an_editor_of_windows(folder: Path) -> None:
     assert len(load("windows.toml").rows) == 2
 
 
+def test_a_recipe_beside_the_sweep_and_not_in_the_working_folder_is_named(folder: Path) -> None:
+    (folder / "exp").mkdir()
+    (folder / "exp" / "net.toml").write_text(BASE)
+    (folder / "exp" / "mine.toml").write_text('recipe = "net.toml"\n')
+    says = "exp/mine.toml row 'net': recipe file net.toml does not exist in the working folder; did you mean"
+    with pytest.raises(UserError, match=rf"^{re.escape(says)} 'exp/net\.toml'\?$"):
+        load("exp/mine.toml")
+    (folder / "exp" / "mine.toml").write_text('recipe = "exp/net.toml"\n')
+    assert names(load("exp/mine.toml")) == ["net"]
+
+
 def test_a_file_whose_name_cannot_name_runs_is_to_be_renamed(folder: Path) -> None:
     (folder / "my sweep.toml").write_text('recipe = "base.toml"\n')
     with pytest.raises(UserError, match=r"run\.name 'my sweep\..* must be .*; rename the sweep's file, or write "):
