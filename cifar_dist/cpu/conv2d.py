@@ -23,6 +23,8 @@ from cifar_dist.cpu.gradients import Pair, image_gradient, weight_gradient, weig
 from cifar_dist.cpu.instructions import has_amx
 from cifar_dist.cpu.int8 import Int8Convolution
 
+_HAS_AMX: Final = has_amx()  # a constant, which a compiler of networks cannot ask for
+
 _MOST_PIXELS: Final = 16  # of the output; of more, oneDNN is as fast, or faster
 _MOST_PIXELS_UNPADDED: Final = 36  # without padding, which the patches need a copy of the input for
 _MOST_COLUMNS_WITH_AMX: Final = 9
@@ -98,7 +100,7 @@ def conv2d(
     if images.device.type != "cpu" or images.ndim != 4:
         return F.conv2d(images, weight, bias, *place)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else images.dtype
-    if dtype == torch.bfloat16 and has_amx() and _errs_with_amx(images, weight, stride, padding, dilation):
+    if dtype == torch.bfloat16 and _HAS_AMX and _errs_with_amx(images, weight, stride, padding, dilation):
         with torch.autocast("cpu", enabled=False):
             exact = F.conv2d(images.float(), weight.float(), None if bias is None else bias.float(), *place)
         return exact.to(dtype)
@@ -153,7 +155,7 @@ def _gains(rows: int, columns: int, weight: Tensor, stride: Pair, padding: Pair)
     is_product = weight[0, 0].numel() == 1  # as it is, which oneDNN computes well
     if weight.shape[1] < _LEAST_INPUTS:
         return False
-    if has_amx():
+    if _HAS_AMX:
         fits = columns <= _MOST_COLUMNS_WITH_AMX and 2 * padding[1] < weight.shape[3]
         return fits and not (is_product and stride[1] == 1)
     return rows * columns <= (_MOST_PIXELS if any(padding) else _MOST_PIXELS_UNPADDED) and not is_product
@@ -189,5 +191,5 @@ class _Convolution(torch.autograd.Function):
         place = (context.stride, context.padding)
         of_images = image_gradient(images.shape, weight, gradient, *place) if context.needs_input_grad[0] else None
         rows = (images.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1))
-        compute = weight_gradient_side_by_side if has_amx() else partial(weight_gradient, multiply=torch.matmul)
+        compute = weight_gradient_side_by_side if _HAS_AMX else partial(weight_gradient, multiply=torch.matmul)
         return of_images, compute(*rows, weight.shape[2:], *place).to(weight.dtype), None, None

@@ -31,7 +31,6 @@ def is_int8_fast() -> bool:
     return has_int8_products() and not has_amx()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_amx() -> bool:
     """Whether tiles of bfloat16 are multiplied (Advanced Matrix Extensions)."""
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))

@@ -82,7 +82,7 @@ def test_they_are_those_of_torch(
     assume(rights[2].any())  # with AMX, oneDNN crashes where a dilated kernel meets nothing but padding
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(of_convolutions, "_MOST_BYTES", at_once)
-        patched.setattr(conv2d, "has_amx", lambda: amx)
+        patched.setattr(conv2d, "_HAS_AMX", amx)
         found, wanted = gradients(own, images), gradients(plain, images)
     for our, right in zip(found, rights, strict=True):
         assert (our - right).norm() <= 0.02 * right.norm()
@@ -172,7 +172,7 @@ def test_those_that_meet_nothing_but_padding_are_zero(
 def test_they_are_used_where_they_are_faster(
     monkeypatch: pytest.MonkeyPatch, conv: nn.Conv2d, side: int, used: bool
 ) -> None:
-    monkeypatch.setattr(conv2d, "has_amx", lambda: False)
+    monkeypatch.setattr(conv2d, "_HAS_AMX", False)
     replace_convolutions(conv)
     images = torch.randn(2, conv.in_channels, side, side)
     assert is_multiplied(conv, images) is used
@@ -195,7 +195,7 @@ def test_they_are_used_where_they_are_faster(
 def test_with_amx_they_are_used_for_larger_images(
     monkeypatch: pytest.MonkeyPatch, conv: nn.Conv2d, side: int, used: bool
 ) -> None:
-    monkeypatch.setattr(conv2d, "has_amx", lambda: True)
+    monkeypatch.setattr(conv2d, "_HAS_AMX", True)
     replace_convolutions(conv)
     assert is_multiplied(conv, torch.randn(2, conv.in_channels, side, side)) is used
 
@@ -209,7 +209,7 @@ def test_fp32_is_left_to_onednn() -> None:
 
 
 def test_the_last_group_of_speed_net_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conv2d, "has_amx", lambda: False)
+    monkeypatch.setattr(conv2d, "_HAS_AMX", False)
     shapes: list[torch.Size] = []
     multiply = of_convolutions.weight_gradient
 

@@ -164,7 +164,7 @@ def test_they_are_used_where_they_are_faster(
     monkeypatch: pytest.MonkeyPatch, conv: nn.Conv2d, side: int, used: bool
 ) -> None:
     """A training step in either number format was timed."""
-    monkeypatch.setattr(conv2d, "has_amx", lambda: False)  # with it they are never used
+    monkeypatch.setattr(conv2d, "_HAS_AMX", False)  # with it they are never used
     replace_convolutions(conv)
     images = torch.randn(8, conv.in_channels, side, side, requires_grad=True)
 
