@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -166,6 +167,19 @@ def lost_metrics(run: RunFolder, epochs: int, state: State) -> str:
         return f"{run.metrics} is not what the run wrote; {again}"
     is_empty = state == "finished" and not epochs
     return f"{run.metrics} has lost the steps of a finished run; restore it" if is_empty else ""
+
+
+def files_of_report(run: RunFolder) -> str:
+    """Return a comment that says which state of a run its report shows. Times do not tell: a clock may be set."""
+    facts: list[tuple[int, ...]] = []
+    for file in (run.timeline, run.metrics):
+        try:
+            status = file.stat()
+        except OSError:
+            facts.append(())
+        else:
+            facts.append((status.st_size, status.st_mtime_ns))
+    return f"<!-- files: {hashlib.sha256(repr(facts).encode()).hexdigest()[:32]} -->"
 
 
 def data_names(results: Sequence[Result | None]) -> list[str]:

@@ -30,7 +30,7 @@ from cifar_dist.report.evaluation import draw_evaluation
 from cifar_dist.report.evaluation_files import Evaluation, ImageOf, read_evaluation
 from cifar_dist.report.lr_curve import draw_lr_curve
 from cifar_dist.report.page import embed, escape, isolate, page, section
-from cifar_dist.report.results import has_changed_manifest, is_on_other_data, lost_metrics, read_state
+from cifar_dist.report.results import files_of_report, has_changed_manifest, is_on_other_data, lost_metrics, read_state
 from cifar_dist.report.usage import draw_usage
 from cifar_dist.run_folder import FINAL, EvaluationFolder, EvaluationSummary, RunFolder
 from cifar_dist.terminal.notice import notice
@@ -54,7 +54,7 @@ def write_report(run: RunFolder) -> Path:
     Raises:
         UserError: it is not a run folder.
     """
-    config = read_config(run.config)
+    config, files = read_config(run.config), files_of_report(run)
     records = metrics.read(run.metrics)
     events = timeline.read(run.timeline)
     environment = read_json(run.environment)
@@ -101,7 +101,7 @@ def write_report(run: RunFolder) -> Path:
         "<footer>Written by cifar-dist from the run folder; "
         f"write it again with <code>cifar-dist report {typed}</code>.</footer>"
     )
-    write_atomic(run.report, page(run.name, "".join(parts) + "\n" + footer, CSS))
+    write_atomic(run.report, page(run.name, "".join(parts) + f"\n{footer}\n{files}", CSS))
     return run.report
 
 

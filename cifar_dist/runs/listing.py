@@ -14,7 +14,7 @@ from cifar_dist import __version__
 from cifar_dist.config.saved import CONFIG_NAME
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import counted, list_some, size
-from cifar_dist.report.results import Result, State, data_names, lost_metrics, read_result, read_state
+from cifar_dist.report.results import Result, State, data_names, files_of_report, lost_metrics, read_result, read_state
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tables import csv_text, markdown
 from cifar_dist.terminal.notice import print_notes
@@ -140,6 +140,7 @@ def written(run: RunFolder) -> float:
 
 
 _RUNS = Path("runs")
+_END = 200  # bytes of a report, with what it says of its files
 _COLUMNS = ("state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk", "written (UTC)")
 _NUMBERS = ("epochs", "val %", "test %", "parameters", "time", "on disk")
 _DISPENSABLE = ("origin", "on disk", "parameters", "written (UTC)", "TTA", "time", "model", "data")
@@ -182,9 +183,11 @@ def to_csv(entries: Sequence[ListedRun]) -> str:
 
 
 def has_outdated_report(run: RunFolder) -> bool:
-    """Whether the report of a run is missing or older than what happened last in the run."""
+    """Whether the report of a run is missing, or something has happened in the run since it was drawn."""
     try:
-        return run.report.stat().st_mtime_ns < max(path.stat().st_mtime_ns for path in (run.timeline, run.metrics))
+        with run.report.open("rb") as file:
+            file.seek(-min(_END, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            return files_of_report(run).encode() not in file.read()
     except OSError:
         return has_begun(run)
 

@@ -21,8 +21,9 @@ from cifar_dist import cli
 from cifar_dist.config import Config, EvalConfig, ModelConfig, TrainConfig
 from cifar_dist.errors import UserError
 from cifar_dist.files.checksums import write_sums
+from cifar_dist.report.run_page import write_report
 from cifar_dist.run_folder import RunFolder, find_run
-from cifar_dist.runs.listing import describe, disk_bytes, find_runs, table
+from cifar_dist.runs.listing import describe, disk_bytes, find_runs, has_outdated_report, table
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog
 
@@ -150,6 +151,23 @@ def test_the_page_is_written_before_the_reports_which_may_take_minutes(
     monkeypatch.chdir(here)
     assert cli.run(["runs"]) == 0
     assert page.read_text().count("report.html") == 2
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timeline.jsonl"])
+def test_a_report_is_outdated_once_whatever_the_clock_was(here: Path, name: str) -> None:
+    run = RunFolder(write_run(here / "it", CONFIG, epochs=0))  # to draw less
+    timeline.append(run.timeline, timeline.Event(timeline.utc(), "failed", 1, 1))
+    file, hour = run.path / name, 3_600 * 10**9
+    before = file.stat().st_mtime_ns
+    for change in (hour, 0, None):
+        if change is None:
+            file.unlink()
+        else:
+            os.utime(file, ns=(0, before + change))
+        assert has_outdated_report(run)
+        write_report(run)
+        os.utime(run.report, ns=(0, before + 2 * hour))
+        assert not has_outdated_report(run)
 
 
 def test_a_finished_run_that_has_lost_its_evaluation_is_incomplete(here: Path) -> None:
