@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cifar_dist.errors import InUseError, UserError, quoted
+from cifar_dist.errors import InUseError, UserError, in_one_line, quoted
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.runs.reports import draw, draw_index, draw_report
 from cifar_dist.terminal.notice import warn
@@ -179,8 +179,7 @@ def _clean(arguments: argparse.Namespace) -> int:
         try:
             items += clean(run) if arguments.yes else removable(run)
         except (UserError, OSError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
-            warn(f"{run.path} was skipped: {why}")
+            warn(f"{run.path} was skipped: {in_one_line(error)}")
             failed += not isinstance(error, InUseError)  # which is for a later time
     total = size(sum(item.bytes for item in items))
     if items:

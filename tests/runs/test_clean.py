@@ -188,7 +188,18 @@ def test_a_run_in_use_is_skipped_and_one_that_cannot_be_written_fails(capsys: py
             cli.run(["runs", "clean", str(runs), "--yes"])
         out, said = capsys.readouterr()
         assert out == ""
-        assert said == f"warning: {run} was skipped: Permission denied\n"
+        assert said == f"warning: {run} was skipped: {run}/.lock: Permission denied\n"
+
+
+def test_the_file_that_keeps_a_run_from_being_cleaned_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_with(tmp_path / "it", 1, 2, best=2, test=0.5)
+    shutil.rmtree(run / "evaluations")
+    (run / "evaluations").touch()
+    with pytest.raises(UserError, match="1 of the runs below"):
+        cli.run(["runs", "clean", str(tmp_path)])
+    assert capsys.readouterr().err == f"warning: {run} was skipped: {run}/evaluations: Not a directory\n"
 
 
 def test_nothing_is_deleted_before_it_is_listed(
