@@ -9,6 +9,7 @@ import textwrap
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from itertools import accumulate, chain
 
 from cifar_dist.errors import printable
@@ -26,7 +27,7 @@ def markdown(
     *,
     width: int | None = None,
     dispensable: Sequence[str] = (),
-    heads: Sequence[str] = (),
+    heads: tuple[str, ...] = (),
 ) -> str:
     """Format a Markdown table with aligned columns; cells are escaped, so their content cannot break the table.
 
@@ -37,12 +38,12 @@ def markdown(
         width: of the terminal that the table must fit into; None for a file or a pipe.
         dispensable: names of columns to leave out for it, the first one first; then the longest texts are shortened,
             in the middle where others of the column begin alike.
-        heads: names of columns, of this table and of others, that remain different when they are shortened.
+        heads: names of columns, of this table and of others, escaped, that remain different when they are shortened.
     """
     lines = [list(map(_escape, row)) for row in (head, *rows)]
     left_out: list[str] = []
     if width is not None:
-        lines, left_out = _fit(lines, width, dispensable, list(map(_escape, heads or head)))
+        lines, left_out = _fit(lines, width, dispensable, heads or tuple(lines[0]))
         head = lines[0]
     widths = [max(3, *map(width_of, column)) for column in zip(*lines, strict=True)]
     right = [name in numbers for name in head]
@@ -66,7 +67,7 @@ def markdown_folded(head: Sequence[str], rows: Iterable[Sequence[str]], width: i
         head, rows: as of :func:`markdown`.
         width: of the terminal; None for a file or a pipe, where there is one table.
     """
-    lines = [*rows]
+    lines, heads = [*rows], tuple(map(_escape, head))
     # As many columns as most names need, or as all of them need to remain different.
     longest = max(map(width_of, head), default=0)
     enough = (columns for columns in range(_READABLE_NAME, longest) if _remain_different(head, columns))
@@ -82,7 +83,7 @@ def markdown_folded(head: Sequence[str], rows: Iterable[Sequence[str]], width: i
         tables[-1].append(column)
     return "\n".join(
         markdown(
-            [head[one] for one in table], [[line[one] for one in table] for line in lines], width=width, heads=head
+            [head[one] for one in table], [[line[one] for one in table] for line in lines], width=width, heads=heads
         )
         for table in tables
     )
@@ -125,7 +126,7 @@ def _escape(cell: str) -> str:
 
 
 def _fit(
-    lines: list[list[str]], width: int, dispensable: Sequence[str], heads: Sequence[str]
+    lines: list[list[str]], width: int, dispensable: Sequence[str], heads: tuple[str, ...]
 ) -> tuple[list[list[str]], list[str]]:
     """Return a table, its head first, that fits into ``width``, and the columns that were left out for it."""
     left_out: list[str] = []
@@ -143,24 +144,32 @@ def _fit(
         if room < _SHORTEST:
             break
         head, *texts = [line[longest] for line in whole]
-        for line, text in zip(lines, [*_shorten([head], heads, room), *_shorten(texts, texts, room)], strict=True):
+        short = [*_shorten([head], heads, room), *_shorten(texts, tuple(texts), room)]
+        for line, text in zip(lines, short, strict=True):
             line[longest] = text
     return lines, left_out
 
 
-def _shorten(texts: Sequence[str], others: Collection[str], columns: int) -> list[str]:
-    """Shorten texts to so many columns: at their ends, or in the middle where one of ``others`` begins alike."""
-    different = {*texts, *others}
-    count = Counter(_cut(text, columns, 0) for text in different)
-    alike = {text for text in different if count[_cut(text, columns, 0)] > 1}
-    rest = columns - len(_GAP)
-    tails = (rest // 2, rest * 3 // 4, rest)
-    tail = max(tails, key=lambda tail: len({_cut(text, columns, tail) for text in alike}))  # the first of equals
+def _shorten(texts: Sequence[str], others: tuple[str, ...], columns: int) -> list[str]:
+    """Shorten some of ``others`` to so many columns: at their ends, or in the middle where two of these begin alike."""
+    alike, tail = _alike(others, columns)
     return [_cut(text, columns, tail if text in alike else 0) for text in texts]
 
 
+@lru_cache(maxsize=16)  # the tables of a folded one have the same heads, which may be thousands
+def _alike(texts: tuple[str, ...], columns: int) -> tuple[frozenset[str], int]:
+    """Return the texts that begin alike in so many columns, and how much of their ends tells most of them apart."""
+    different = {*texts}
+    count = Counter(_cut(text, columns, 0) for text in different)
+    alike = frozenset(text for text in different if count[_cut(text, columns, 0)] > 1)
+    rest = columns - len(_GAP)
+    tails = (rest // 2, rest * 3 // 4, rest)
+    # The first of equals.
+    return alike, max(tails, key=lambda tail: len({_cut(text, columns, tail) for text in alike}))
+
+
 def _remain_different(texts: Sequence[str], columns: int) -> bool:
-    return len({*_shorten(texts, texts, columns)}) == len({*texts})
+    return len({*_shorten(texts, tuple(texts), columns)}) == len({*texts})
 
 
 def _cut(text: str, columns: int, tail: int) -> str:

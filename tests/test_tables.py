@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import re
 
 import pytest
@@ -114,6 +115,16 @@ def test_names_of_columns_that_begin_alike_remain_different(names: list[str]) ->
     shown = [cell.strip() for line in tables.splitlines() if ".s" in line for cell in line.strip("|").split("|")[1:]]
     assert len({*shown}) == len(shown) == len(names)
     assert max(map(len, tables.splitlines())) <= 80
+
+
+def test_the_work_for_a_folded_table_grows_as_its_columns_do() -> None:
+    def calls(runs: int) -> int:
+        head = ["", *(f"study.lr-0.{run:04}-dropout-0.1.s0" for run in range(runs))]
+        profile = cProfile.Profile()
+        profile.runcall(markdown_folded, head, [["val %", *["90.00"] * runs]], 80)
+        return sum(entry.callcount for entry in profile.getstats())
+
+    assert calls(400) < 2.5 * calls(200)
 
 
 def test_columns_without_room_follow_in_further_tables() -> None:
