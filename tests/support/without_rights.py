@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.utf_8_sig  # noqa: F401  # which recipes are read with, and is imported when it is first used
 import os
 import tempfile
 from collections.abc import Iterator
