@@ -78,11 +78,8 @@ def start_engine(config: Config, signals: StopSignals | None = None, *, trains: 
         check=check_same_launch,
     )
     with waits_explained(config.run.collective_timeout):
-        with (
-            signals.ending_waits(),
-            waiting("starting", show=is_main_process()),  # DeepSpeed takes seconds
-            first_exchange(config.run.join_timeout, cpu=cpu),
-        ):
+        slow = waiting("starting", show=is_main_process())  # DeepSpeed takes seconds
+        with signals.ending_waits(), slow, first_exchange(config.run.join_timeout, cpu=cpu):
             engine = _engine_class(config.train, asked)(config, cpu=cpu)
         engine.signals = signals
         set_arithmetic(config.train)  # again: Accelerate turns TF32 on where a GPU compiles an fp32 network
