@@ -20,7 +20,7 @@ from cifar_dist.config import Config, TransformConfig
 from cifar_dist.config.settings import settings_of
 from cifar_dist.config.toml_text import inline_toml
 from cifar_dist.config.tree import flatten
-from cifar_dist.sweeps import sweep
+from cifar_dist.sweeps import sweep_file
 
 DOCUMENT = Path(__file__).with_name("sources.md")
 SOURCES = Path(__file__).with_name("sources.toml")
@@ -112,7 +112,7 @@ def problems() -> list[str]:
     """One line for each recipe or sweep without a source, unexplained difference, and statement that is not so."""
     sources = _read()
     known = {*sources["recipes"], *sources["sweeps"], *sources["own"]}
-    shipped = {*recipe.shipped(), *sweep.shipped()}
+    shipped = {*recipe.shipped(), *sweep_file.shipped()}
     found = [f"{name}: no entry in {SOURCES.name}" for name in sorted(shipped - known)]
     found += [f"{name}: in {SOURCES.name}, but not shipped" for name in sorted(known - shipped)]
     entries = _recipe_entries(sources)
@@ -142,7 +142,7 @@ def tables() -> str:
     ]
     parts.append("## Rows of studies that are not recipes\n\n" + _table(("sweep, row", *columns), rows))
     wished = [
-        (f"`{name}`", sources["sources"][entry["wished"]], str(len(sweep.load(name).rows)))
+        (f"`{name}`", sources["sources"][entry["wished"]], str(len(sweep_file.load(name).rows)))
         for name, entry in sorted(sources["sweeps"].items())
         if "wished" in entry
     ]
@@ -185,13 +185,13 @@ def _recipe_entries(sources: Mapping[str, Any]) -> dict[str, Entry]:
 
 def _sweep_entries(sources: Mapping[str, Any], of_recipes: Mapping[str, Entry]) -> Iterator[tuple[str, list[Entry]]]:
     """Yield each study of a source and its rows."""
-    for name in sweep.shipped():
+    for name in sweep_file.shipped():
         study = sources["sweeps"].get(name)
         if study is None or "wished" in study:
             continue
-        head = _head((sweep.SHIPPED / f"{name}.toml").read_text(encoding="utf-8"))
+        head = _head((sweep_file.SHIPPED / f"{name}.toml").read_text(encoding="utf-8"))
         rows = []
-        for row in sweep.load(name).rows:
+        for row in sweep_file.load(name).rows:
             base, config = row.runs[0].words[0], row.runs[0].config
             said = study.get("rows", {}).get(row.name)
             if said is None:  # the row is a recipe

@@ -19,7 +19,7 @@ from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
 from cifar_dist.launch.configs import find_config
 from cifar_dist.run_folder import RunFolder, find_run
-from cifar_dist.sweeps import sweep
+from cifar_dist.sweeps import sweep_file
 from cifar_dist.tracking import timeline
 
 
@@ -130,7 +130,7 @@ def test_unknown_words() -> None:
     assert verb("help", "pack").stdout == verb("pack", "--help").stdout
 
 
-@pytest.mark.parametrize("read", [find_run, recipe.load, sweep.load, find_config])
+@pytest.mark.parametrize("read", [find_run, recipe.load, sweep_file.load, find_config])
 def test_the_home_of_a_user_who_does_not_exist(read: Callable[[str], object]) -> None:
     with pytest.raises(UserError, match=r"~nobody-here/mine\.toml"):
         read("~nobody-here/mine.toml")

@@ -45,7 +45,7 @@ def submit(sweep: Sweep, options: Options, jobs: int | None = None) -> int:
             raise UserError(f"row '{name}': {error}") from None
     waiting = [run for run in sweep.runs if not run.is_intact()]
     if not waiting:
-        print(f"{sweep.name}: {sweep.end}")
+        print(f"{sweep.name}: {sweep.all_finished}")
         return EXIT_DONE
     lines = ["\t".join(run.words) for run in waiting]
     for run, line in zip(waiting, lines, strict=True):

@@ -161,7 +161,7 @@ def _report(sweep: Sweep, failed: Sequence[str], elsewhere: Sequence[str], stopp
         say(f"{len(lost)} of {sweep.size} ended without results: {', '.join(lost)}; repeat this")
     if failed or left:
         return EXIT_FAILED if failed or lost else EXIT_IN_USE
-    say(sweep.end)
+    say(sweep.all_finished)
     return EXIT_DONE
 
 

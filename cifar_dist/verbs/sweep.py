@@ -54,7 +54,7 @@ def _add(
 
 
 def _shipped() -> list[str]:
-    from cifar_dist.sweeps.sweep import shipped
+    from cifar_dist.sweeps.sweep_file import shipped
 
     return shipped()
 
@@ -63,7 +63,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.launch.launched import launched_processes
         from cifar_dist.sweeps.runner import check, run_all
-        from cifar_dist.sweeps.sweep import load
+        from cifar_dist.sweeps.sweep_file import load
 
     if launched_processes() > 1:
         raise UserError(
@@ -83,7 +83,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         from cifar_dist.slurm.options import Options
         from cifar_dist.slurm.sweep_array import submit
         from cifar_dist.sweeps.runner import check, report_other_runs
-        from cifar_dist.sweeps.sweep import load
+        from cifar_dist.sweeps.sweep_file import load
 
     settings, words = split_settings(arguments.settings)
     options = Options.parse(words)
@@ -96,7 +96,7 @@ def _submit(arguments: argparse.Namespace) -> int:
 def _table(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.files.outputs import write_output
-        from cifar_dist.sweeps.sweep import load
+        from cifar_dist.sweeps.sweep_file import load
         from cifar_dist.sweeps.table import Table
 
     for path, option in ((arguments.csv, "--csv"), (arguments.picture, "--picture")):

@@ -13,11 +13,11 @@ from cifar_dist import recipe
 from cifar_dist.config.saved import read_config
 from cifar_dist.data.dataset_file import DatasetFile
 from cifar_dist.errors import UserError
-from cifar_dist.sweeps import sweep
+from cifar_dist.sweeps import sweep_file
 
 READERS: dict[str, Callable[[Path], object]] = {
     "recipe": lambda path: recipe.load(str(path)),
-    "sweep": lambda path: sweep.load(str(path)),
+    "sweep": lambda path: sweep_file.load(str(path)),
     "config of a run": read_config,
     "dataset": DatasetFile.load,
 }

@@ -17,8 +17,9 @@ from cifar_dist.data.transforms.crop import Crop
 from cifar_dist.data.transforms.flip import Flip
 from cifar_dist.data.transforms.jitter import Jitter
 from cifar_dist.errors import UserError
-from cifar_dist.sweeps import sweep
-from cifar_dist.sweeps.sweep import Sweep, load
+from cifar_dist.sweeps import sweep_file
+from cifar_dist.sweeps.sweep import Sweep
+from cifar_dist.sweeps.sweep_file import load
 
 BASE = """
 [data]
@@ -226,18 +227,18 @@ _VALUES = st.recursive(
 
 @given(_VALUES)
 def test_a_models_option_reaches_the_run_as_the_file_has_it(value: object) -> None:
-    word = sweep._override_word("model.options.any", value)
+    word = sweep_file._override_word("model.options.any", value)
     (read,) = parse_overrides([word]).values()
     assert read == value
     assert type(read) is type(value)
 
 
-@pytest.mark.parametrize("name", sweep.shipped())
+@pytest.mark.parametrize("name", sweep_file.shipped())
 def test_every_shipped_sweep_is_valid_and_says_what_it_is(name: str) -> None:
     found = load(name)
     assert len(found.rows) > 1
     assert len({run.name for run in found.runs}) == len(found.runs)
-    assert sweep._find_file(name).read_text().startswith("# ")
+    assert sweep_file._find_file(name).read_text().startswith("# ")
 
 
 def test_the_shipped_studies_have_the_rows_of_their_source() -> None:

@@ -22,7 +22,7 @@ from cifar_dist.errors import UserError
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.kept_plugins import keep_versions
 from cifar_dist.sweeps import runner
-from cifar_dist.sweeps.sweep import load
+from cifar_dist.sweeps.sweep_file import load
 from cifar_dist.sweeps.table import Table
 
 EPOCHS = 3

@@ -26,7 +26,8 @@ from cifar_dist.errors import UserError
 from cifar_dist.report.sweep_rows import Compared, draw_comparison
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.kept_plugins import keep_versions
-from cifar_dist.sweeps.sweep import Run, load
+from cifar_dist.sweeps.sweep import Run
+from cifar_dist.sweeps.sweep_file import load
 from cifar_dist.sweeps.table import Spread, Table
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog
