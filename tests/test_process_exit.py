@@ -177,7 +177,7 @@ def test_a_limit_on_address_space_that_torch_does_not_fit_into_is_named() -> Non
     [
         "threading.Thread(target=print).start()",
         "subprocess.run(['true'])",
-        "distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)",
+        "distributed.ProcessGroupGloo(distributed.HashStore(), 0, 1)",
     ],
     ids=["thread", "process", "gloo"],
 )

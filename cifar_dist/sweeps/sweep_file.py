@@ -111,10 +111,10 @@ def load(sweep: str, overrides: Sequence[str] = (), seeds: int | None = None) ->
 
 
 def _find_file(sweep: str) -> Path:
-    if sweep in shipped():
-        return SHIPPED / f"{sweep}.toml"
     if sweep.endswith(".toml"):
         return expand_existing(sweep)
+    if sweep in shipped():
+        return SHIPPED / f"{sweep}.toml"
     if sweep in recipe.shipped():
         raise UserError(f"{sweep} is a recipe, not a sweep; train it: cifar-dist train {sweep}")
     raise UserError(f"no sweep is called '{sweep}'; {nearest(sweep, shipped())} (or give the path of a .toml)")
