@@ -5,8 +5,8 @@
 #
 # CIFAR10 is anything that `cifar-dist pack` reads. BUDGET_S (540) bounds the whole call: what does not fit is skipped.
 # PART is correctness, speed or recipes. On one GPU and 16 cores, correctness takes under six minutes (four items run at a time)
-# and speed under eleven; recipes take what is left, and resume from OUT in the next call. On several GPUs, correctness takes under
-# thirteen minutes: items that use several run one at a time, and are skipped if the first one, an exchange between all, fails.
+# and speed under thirteen; recipes take what is left, and resume from OUT in the next call. On several GPUs, correctness takes
+# under thirteen: items that use several run one at a time, and are skipped if the first one, an exchange between all, fails.
 # What passed on the same machine is not repeated. OUT receives results.md, results.json, a log for each part, runs.tar.gz (run
 # folders without weights and figures) and unfinished.tar (runs to resume). Without a GPU this is a rehearsal, in OUT/rehearsal: a
 # few steps of each item that a CPU can do.

@@ -12,25 +12,38 @@ from cifar_dist.formatting import percent
 from gpu import processes
 from gpu.bench import CUDA_GRAPHS, Bench, FailedError, SkippedError, UnfinishedError, final_accuracy
 
-SPEEDRUNS = {"speedrun": "no", "speedrun.graphs": "reduce-overhead"}
-"""Items that time speedrun-94, with its ``train.compile``."""
-_TINY = ("--train.max_steps", "2", "--train.batch_size", "40", "--eval.tta", "0", "--train.precision", "no")
+_ONE_VIEW = ("--eval.tta", "0", "--eval.tta_below", "1")
+_TINY = ("--train.max_steps", "2", "--train.batch_size", "40", "--train.precision", "no", *_ONE_VIEW)
+_PEERS = ("airbench94", "hiverge")
+_SPEEDRUNS = ("speedrun", "speedrun.graphs", "speedrun.cpu-quick")
+_SECONDS = re.compile(r"([\d.]+) s\b")  # the first in what one of these items found is that of a training
 _PEER_RUNS = 8  # of the 200 that their scripts train
 _PEER_ROW = re.compile(r"\|\s+eval\s+\|.*\|\s+([\d.]+)\s+\|\s+([\d.]+)\s+\|")
 
 
-def speedrun(compiled: str) -> Callable[[Bench], str]:
-    """Train speedrun-94, warm, several times in one process; ``compiled`` is its ``train.compile``."""
+def speedrun(recipe: str, compiled: str) -> Callable[[Bench], str]:
+    """Train a recipe, warm, several times in one process; ``compiled`` is its ``train.compile``."""
 
     def work(bench: Bench) -> str:
         repeats, tiny = (1, _TINY) if bench.rehearse else (4, ())
-        settings = ("--data.path", bench.cifar(), "--train.compile", compiled, *tiny)
-        folder = str(bench.work / f"speedruns.{compiled}")
+        settings = ("--data.path", bench.cifar(), "--train.compile", compiled, "--train.precision", "auto", *tiny)
+        folder = str(bench.work / f"speedruns.{recipe}.{compiled}")
         script = str(Path(__file__).with_name("speedrun.py"))
-        ended = bench.python(script, "speedrun-94", str(repeats), folder, *settings, env=CUDA_GRAPHS)
-        return _compiled(ended).last_line
+        ended = bench.python(script, recipe, str(repeats), folder, *settings, env=CUDA_GRAPHS)
+        found = _compiled(ended).last_line
+        ratios = [f"{_seconds(found) / theirs:.2f} of {name}" for name, theirs in _found(bench, _PEERS)]
+        return "; ".join([found, *ratios])
 
     return work
+
+
+def _seconds(found: str) -> float:
+    return float(_SECONDS.findall(found)[0])
+
+
+def _found(bench: Bench, items: tuple[str, ...]) -> list[tuple[str, float]]:
+    """Return the names and seconds of those of ``items`` that have passed."""
+    return [(name, _seconds(bench.found[name])) for name in items if name in bench.found]
 
 
 def peer(variable: str, name: str) -> Callable[[Bench], str]:
@@ -50,8 +63,7 @@ def peer(variable: str, name: str) -> Callable[[Bench], str]:
         if not folder.is_dir():
             bench.python(str(Path(__file__).with_name("airbench_data.py")), bench.cifar(), str(folder))
         seconds, accuracy = time_peer(bench, Path(script).resolve(), folder)
-        ours = {way: float(bench.found[item].split()[3]) for item, way in SPEEDRUNS.items() if item in bench.found}
-        ratios = [f"speedrun-94 {ours[way] / seconds:.2f} of it (compile {way})" for way in ours]
+        ratios = [f"{name} {ours / seconds:.2f} of it" for name, ours in _found(bench, _SPEEDRUNS)]
         return "; ".join([f"{seconds:.3f} s, {percent(accuracy)}", *ratios])
 
     return work
