@@ -19,7 +19,7 @@ class AverageConfig(Choice):
     variants: ClassVar[dict[str, type[AverageConfig]]] = {}
 
     name: str = "none"
-    """The average: none, ema, swa, lookahead, or ``path/to/file.py:Attribute``."""
+    """The average, or ``path/to/file.py:Attribute`` for one from outside the package."""
 
 
 @dataclass(frozen=True)

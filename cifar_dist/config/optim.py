@@ -23,7 +23,7 @@ class OptimConfig(Choice):
     defined_by_variants: ClassVar[tuple[str, ...]] = ("build",)
 
     name: str = "sgd"
-    """The optimizer: sgd, adam, adamw, muon, or ``path/to/file.py:Attribute``."""
+    """The optimizer, or ``path/to/file.py:Attribute`` for one from outside the package."""
     lr: float = 0.1
     """Learning rate at the schedule's peak, for the global batch as it is (no scaling rule is applied)."""
     weight_decay: float = 5e-4

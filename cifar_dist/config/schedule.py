@@ -48,8 +48,7 @@ class ScheduleConfig(Choice):
     """The longest warm-up, as a share of the run."""
 
     name: str = "onecycle"
-    """The schedule: constant, onecycle, cosine, step, linear, polynomial, restarts, triangular, wsd, or
-    ``path/to/file.py:Attribute``."""
+    """The schedule, or ``path/to/file.py:Attribute`` for one from outside the package."""
     warmup: float = 0.0
     """Epochs from ``start`` to the peak; shortened to 30 % of a run that is too short for it (``triangular``: 50 %, and
     not at all with a ``cycle``)."""

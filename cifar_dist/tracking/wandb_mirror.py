@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -40,6 +40,7 @@ _FATAL = re.compile(r'"filestream: fatal error: (?:filestream: )?([^"\\]*)')
 """What W&B's service logs of an error after which it uploads no more rows. It reports that to nobody."""
 _OF_THE_KEY = "check tracking.entity, tracking.project and whose key is used; "
 _WAYS = {"401": "log in again with wandb login --relogin; ", "403": _OF_THE_KEY, "404": _OF_THE_KEY}
+_NOT_MEASURED = {"step", "epoch", "split", "samples", "usage"}  # fields of a record that are no columns
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _EXIT_CODE: dict[Status | None, int] = {
     "finished": EXIT_DONE,
@@ -305,7 +306,7 @@ def _start(folder: Path, config: Config, facts: RunFacts, this: _Identity, mode:
 
 def _row(record: Record) -> dict[str, float]:
     row = {"step": record.step, "epoch": record.epoch}
-    names = ("loss", "accuracy", "seconds", "lr", "grad_norm")
+    names = [field.name for field in fields(Record) if field.name not in _NOT_MEASURED]
     values = {f"{record.split}/{name}": getattr(record, name) for name in names}
     if record.usage:
         shares = {f"time/{phase}": share for phase, share in record.usage.shares.items()}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.running import ROOT, environment
+from support.transform_settings import NEEDED, OTHER, toml
 
 from cifar_dist import recipe
 from cifar_dist.config import AugmentConfig, TransformConfig
@@ -21,23 +22,6 @@ from cifar_dist.data.transforms.crop import Crop
 from cifar_dist.data.transforms.flip import Flip
 from cifar_dist.errors import UserError
 
-# Of each setting another value than that of its transform with the settings of BASE.
-BASE: dict[str, dict[str, object]] = {"affine": {"rotation": 20}, "jitter": {"hue": 0.2}}
-OTHER: dict[str, dict[str, object]] = {
-    "affine": {"rotation": 30, "translate": 0.3, "scale": (0.5, 0.9), "shear": 20},
-    "autoaugment": {},
-    "crop": {"pad": 3, "fill": "constant"},
-    "cutmix": {"p": 0.3, "alpha": 0.5},
-    "cutout": {"side": 3},
-    "erasing": {"p": 1.0, "area": (0.2, 0.3), "ratio": (1.0, 2.0)},
-    "flip": {"kind": "alternating"},
-    "gray": {"p": 0.9},
-    "jitter": {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.5},
-    "mixup": {"p": 0.3, "alpha": 0.5},
-    "perspective": {"p": 1.0, "distortion": 0.1},
-    "randaugment": {"operations": 1, "magnitude": 20, "bins": 11},
-    "trivialaugment": {"bins": 3},
-}
 FIELDS = [
     (name, field.name)
     for name, item in TransformConfig.variants.items()
@@ -48,11 +32,6 @@ FIELDS = [
 
 def transforms(*words: str, of: str = "demo") -> tuple[TransformConfig, ...]:
     return recipe.load(of, words).augment.transforms
-
-
-def toml(name: str, settings: dict[str, object]) -> str:
-    pairs = [f"{key} = {list(value) if isinstance(value, tuple) else value!r}" for key, value in settings.items()]
-    return f"[{{ {', '.join([f'name = {name!r}', *pairs])} }}]"
 
 
 def shown(transform: TransformConfig) -> tuple[torch.Tensor, ...]:
@@ -66,14 +45,15 @@ def shown(transform: TransformConfig) -> tuple[torch.Tensor, ...]:
 
 
 def test_every_setting_is_tried_here() -> None:
-    assert [(name, key) for name, settings in OTHER.items() for key in settings] == FIELDS
+    tried = {(name, key) for name, settings in OTHER.items() for key in settings}
+    assert tried == {*FIELDS}, "tests/support/transform_settings.py holds another value of each setting"
 
 
 @pytest.mark.parametrize(("name", "key"), FIELDS, ids=".".join)
 def test_every_setting_has_an_effect(name: str, key: str) -> None:
-    base = BASE.get(name, {})
-    (before,) = transforms("--augment.transforms", toml(name, base))
-    (after,) = transforms("--augment.transforms", toml(name, {**base, key: OTHER[name][key]}))
+    base = NEEDED.get(name, {})
+    (before,) = transforms("--augment.transforms", f"[{toml(name, base)}]")
+    (after,) = transforms("--augment.transforms", f"[{toml(name, {**base, key: OTHER[name][key]})}]")
     assert before != after
     assert not all(torch.equal(one, other) for one, other in zip(shown(before), shown(after), strict=True))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.running import PATIENCE, environment
+from support.transform_settings import NEEDED, toml
 
 from cifar_dist import recipe
 from cifar_dist.config import Config
@@ -39,8 +40,7 @@ def variants() -> list[tuple[str, ...]]:
                 for picks, _ in leaves(root)
             ]
     plain = [name for name, item in item_root(type(Config().augment)).variants.items() if not item.mixes]  # type: ignore[attr-defined]
-    needed = {"affine": ", rotation = 15", "jitter": ", hue = 0.1"}
-    tables = ", ".join(f'{{ name = "{name}"{needed.get(name, "")} }}' for name in [*plain, "mixup"])
+    tables = ", ".join(toml(name, NEEDED.get(name, {})) for name in [*plain, "mixup"])
     found[found.index(("--schedule.name", "wsd"))] += ("--schedule.decay", "1")  # else its shape has no effect
     return [*found, ("--augment.transforms", f"[{tables}]")]
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from support.transform_settings import NEEDED
 from torch import Tensor
 
 from cifar_dist.config import AugmentConfig, TransformConfig
@@ -81,7 +82,7 @@ def test_both_memory_layouts_produce_the_same_numbers(images: Tensor) -> None:
 @pytest.mark.parametrize("name", [name for name, item in TransformConfig.variants.items() if not item.mixes])
 def test_a_second_transform_of_a_kind_draws_different_numbers(name: str, images: Tensor) -> None:
     """The second one draws from its own stream of random numbers, whatever transforms lie between the two."""
-    one = TransformConfig.variants[name](**{"affine": {"rotation": 40}, "jitter": {"hue": 0.5}}.get(name, {}))  # type: ignore[arg-type]
+    one = TransformConfig.variants[name](**NEEDED.get(name, {}))  # type: ignore[arg-type]
     assert isinstance(one, Transform)
     ids = torch.arange(60)
     twice = augment((one, Cutout(side=0), one) if name != "cutout" else (one, one)).pixels(images, ids, 3)

@@ -9,27 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.small_images import images
+from support.transform_settings import OTHER
 from torch import Tensor
 
 from cifar_dist.config import TransformConfig
 from cifar_dist.data.transforms import Mixing, Samples, Transform
 
-SETTINGS: dict[str, dict[str, object]] = {
-    "affine": {"rotation": 30, "translate": 0.2, "scale": (0.7, 1.4), "shear": 10},
-    "crop": {"fill": "constant"},
-    "flip": {"kind": "alternating"},
-    "gray": {"p": 0.5},
-    "jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
-    "mixup": {"alpha": 0.3},
-    "perspective": {"distortion": 0.7, "p": 0.8},
-}
-COLOURS = ("autoaugment", "gray", "jitter", "randaugment", "trivialaugment")
 Apply = Callable[[Tensor, int, int, Tensor], Tensor]
 
 
 def applied(name: str) -> Apply:
     """Return a shipped transform as a function of (images, seed, epoch, ids)."""
-    transform = TransformConfig.variants[name](**SETTINGS.get(name, {}))  # type: ignore[arg-type]
+    transform = TransformConfig.variants[name](**OTHER.get(name, {}))  # type: ignore[arg-type]
 
     def apply(batch: Tensor, seed: int, epoch: int, ids: Tensor) -> Tensor:
         samples = Samples(seed, epoch, ids, (9, 80, 255)[: batch.shape[1]])
@@ -82,7 +73,8 @@ def test_the_input_and_the_global_generator_are_left_alone(transform: Apply) -> 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (8, 8)])
 def test_small_and_no_images_are_fine(transform: Apply, size: tuple[int, int]) -> None:
     """Those that change colours refuse images without them."""
-    for channels in (3,) if transform.__name__ in COLOURS else (1, 3):
+    needs_colors = getattr(TransformConfig.variants[transform.__name__], "needs_colors", False)
+    for channels in (3,) if needs_colors else (1, 3):
         for count in (0, 1, 30):
             batch = images(count, *size, channels)
             assert transform(batch, 0, 0, torch.arange(count)).shape == batch.shape

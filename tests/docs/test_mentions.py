@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -191,6 +192,13 @@ def test_every_dataset_file_and_launch_config_is_documented() -> None:
         assert f"`{path.stem}`" in data
     for path in (ROOT / "launch").glob("*.yaml"):
         assert re.search(rf"^\| `{path.stem}` \|", launching, re.M), path.name
+
+
+def test_oldest_versions_are_those_of_the_package() -> None:
+    written = {one for page in pages() for one in re.findall(r"[a-z]+>=[0-9.]+[0-9]", page.read_text("utf-8"))}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert written
+    assert written <= {*project["dependencies"]}
 
 
 def test_examples_of_code_compile() -> None:

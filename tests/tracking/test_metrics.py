@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -184,10 +184,15 @@ def test_an_invalid_line_is_refused_in_the_middle_and_skipped_at_the_end(tmp_pat
     assert [record.step for record in read(path)] == [1]
 
 
-def test_the_usage_of_an_epoch_is_recorded() -> None:
+def test_every_field_is_recorded() -> None:
     usage = Usage.of({"forward": 1.0, "backward": 3.0}, 10**9, 0.25)
-    record = replace(val(0), grad_norm=0.5, usage=usage)
+    record = replace(val(0), lr=0.1, grad_norm=0.5, usage=usage)
+    assert all(getattr(record, field.name) is not None for field in fields(record)), "give the new field a value here"
     assert Record.from_line(record.to_line()) == record
+
+
+def test_the_usage_of_an_epoch_in_words() -> None:
+    usage = Usage.of({"forward": 1.0, "backward": 3.0}, 10**9, 0.25)
     tiny = Usage.of({"forward": 0.995, "optimizer": 0.005}, 0, None)
     assert "optimizer" not in tiny.in_words(), "half a percent is not 0 %"
     assert usage.in_words() == "backward 75 %, forward 25 %; 1 GB of memory at most; 25 % of the device's arithmetic"
