@@ -20,19 +20,26 @@ FILE_NAME = "index.html"
 _TITLE = "Runs of cifar-dist"
 _TEXTS = ("run", "state", "model", "data")  # columns aligned to the left
 _FIGURES = ("epochs", "val %", "test %", "TTA", "time", "written (UTC)")
-_WIDE = ("model", "data", "epochs", "TTA", "time", "written (UTC)")  # columns that a phone has no room for
+_WIDE = ("model", "data", "epochs", "TTA", "time", "written (UTC)")  # columns that are a line of their own on a phone
 _RESULTS = ("model", "data", "epochs", "val %", "test %", "TTA", "time")  # columns that a damaged run cannot fill
+_IN_LINE = {"epochs": "{} epochs", "TTA": "TTA {}", "written (UTC)": "{} UTC"}  # which has no heads of columns
 _SHORT = 24  # letters that a cell keeps on one line
 _CSS = """
 td.text.short { white-space: nowrap; }
 td.problem { max-width: 0; overflow-wrap: anywhere; }
 @media (min-width: 641px) { td.text.short wbr { display: none; } }
 @media (min-width: 641px) { .narrow { display: none; } }
-@media (max-width: 640px) { .wide { display: none; } th, td { padding: 6px; } td.text.short { white-space: normal; } }
+@media (max-width: 640px) {
+  .wide { display: none; }
+  th, td { padding: 6px; }
+  td.text.short { white-space: normal; }
+  tbody tr:not(.narrow) td { border: 0; padding-bottom: 0; }
+  .narrow td { padding-top: 2px; overflow-wrap: anywhere; }
+}
 """
 _BREAKABLE = re.compile(r"([-.+=_/])")  # where a phone may continue a long name in the next line
-_ROW = re.compile(r'<tr data-files="([0-9a-f]+)">.*</tr>\n')  # of a run, written by _row
-_DATA = re.compile(r'(<td[^>]* data-content="(\w{8})\w*">)([^<]*)(?:<span>[^<]*</span>)?</td>')
+_ROW = re.compile(r'<tr data-files="([0-9a-f]+)">.*<tr class="narrow">.*</tr>\n')  # of a run, written by _row
+_DATA = re.compile(r'(<bdi data-content="(\w{8})\w*">([^<]*)</bdi>)(?:<span>[^<]*</span>)?')
 _OWN = re.compile(f"<title>({_TITLE}|Runs)</title>.*--ink:", re.DOTALL)  # the second in pages of earlier versions
 
 
@@ -88,16 +95,20 @@ def _row(entry: ListedRun, folder: Path) -> str:
     shown = {title: escape(text) for title, text in texts.items()} | {"run": link}
     if entry.problem and entry.result:
         shown["state"] += ",<br>lost metrics"  # below it: a wider column would break the names of all runs
+    if entry.result:
+        shown["data"] = f'<bdi data-content="{escape(entry.result.facts.fingerprint)}">{shown["data"]}</bdi>'
     mark = f' data-files="{entry.version}"' if entry.version else ""
-    marks = {"data": f' data-content="{escape(entry.result.facts.fingerprint)}"'} if entry.result else {}
-    row = {
-        title: f"<td{_class(title, texts[title])}{marks.get(title, '')}>{cell}</td>" for title, cell in shown.items()
-    }
+    row = {title: f"<td{_class(title, texts[title])}>{cell}</td>" for title, cell in shown.items()}
+    parts = {title: _IN_LINE.get(title, "{}").format(shown[title]) for title in _WIDE if texts[title]}
+    line = ", ".join(parts.values())
     if not entry.result:  # what is wrong takes the place of its results, of which a phone shows two
         row = {title: cell for title, cell in row.items() if title not in _RESULTS}
         problem = f'<td class="text wide problem" colspan="{len(_RESULTS)}">{escape(entry.problem)}</td>'
         row["state"] += problem + '<td class="narrow"></td>' * len({*_RESULTS} - {*_WIDE})
-    return f"<tr{mark}>{''.join(row.values())}</tr>\n"
+        line = f"{escape(entry.problem)}<br>{parts['written (UTC)']}"
+    columns = len({*_TEXTS, *_FIGURES} - {*_WIDE})
+    below = f'<tr class="narrow"><td class="text soft" colspan="{columns}">{line}</td></tr>'
+    return f"<tr{mark}>{''.join(row.values())}</tr>{below}\n"
 
 
 def _tell_data_apart(rows: str) -> str:
@@ -106,8 +117,7 @@ def _tell_data_apart(rows: str) -> str:
     shared = Counter(name for name, _ in contents)
 
     def named(found: re.Match[str]) -> str:
-        beside = f"<span> ({found[2]})</span>" if shared[found[3]] > 1 else ""
-        return f"{found[1]}{found[3]}{beside}</td>"
+        return found[1] + (f"<span> ({found[2]})</span>" if shared[found[3]] > 1 else "")
 
     return _DATA.sub(named, rows)
 

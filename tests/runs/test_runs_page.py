@@ -19,6 +19,8 @@ from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog
 
 CONFIG = Config(model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
+ROW = re.compile(r'<tr(?: data-files="\w+")?>(<td.*?)</tr><tr class="narrow">(<td.*?)</tr>')
+"""The cells of a run, and its line on a phone."""
 
 
 def test_the_page_reads_again_only_the_runs_that_have_changed(here: Path) -> None:
@@ -34,8 +36,9 @@ def test_the_page_reads_again_only_the_runs_that_have_changed(here: Path) -> Non
         if (path := here / "runs" / "index.html").exists():
             path.write_text(path.read_text().replace("tiny-cnn", "kept"))
         change()
-        rows = re.findall(r"<tr[^>]*>(<td.*)</tr>", write_index(here / "runs").read_text())
-        return {cells[0]: cells[1:] for cells in (re.findall(r"<td[^>]*>([^<]*)", row) for row in rows)}
+        rows = ROW.findall(write_index(here / "runs").read_text())
+        cells = [re.findall(r"<td[^>]*>(?:<bdi[^>]*>)?([^<]*)", row) for row, _ in rows]
+        return {name: others for name, *others in cells}
 
     assert {name: row[:2] for name, row in page(lambda: None).items()} == {
         "a": ["finished", "tiny-cnn"],
@@ -53,15 +56,18 @@ def test_the_page_reads_again_only_the_runs_that_have_changed(here: Path) -> Non
 
 def test_the_page_tells_data_of_one_name_apart(here: Path) -> None:
     """Also in rows that are kept from before, when there was one."""
-    runs, shown = here / "runs", list[list[str]]()
+    runs, shown, lines = here / "runs", list[list[str]](), list[list[str]]()
     for name in ("a" * 16, "b" * 16, ""):
         write_run(runs / (name or "c"), CONFIG, fingerprint=name)
-        rows = re.findall(r"<tr data-files[^>]*>(<td.*)</tr>", write_index(runs).read_text())
-        shown.append(sorted(re.sub("<[^>]*>", "", re.findall(r"<td.*?</td>", row)[3]) for row in rows))
+        rows = ROW.findall(write_index(runs).read_text())
+        shown.append(sorted(re.sub("<[^>]*>", "", re.findall(r"<td.*?</td>", row)[3]) for row, _ in rows))
+        lines.append(sorted(re.sub("<[^>]*>", "", line).split(", ")[1] for _, line in rows))
     shutil.rmtree(runs / ("b" * 16))
-    (last,) = re.findall(rf"<tr[^>]*>.*{'a' * 16}.*</tr>", write_index(runs).read_text())
+    last = [row for row, _ in ROW.findall(write_index(runs).read_text()) if "a" * 16 in row]
     assert shown == [["digits"], both := ["digits (aaaaaaaa)", "digits (bbbbbbbb)"], ["digits", *both]]
-    assert ">digits</td>" in last
+    assert lines == shown
+    assert len(last) == 1
+    assert ">digits</bdi></td>" in last[0]
 
 
 def test_the_page_says_that_a_run_has_lost_records(here: Path) -> None:
@@ -82,7 +88,7 @@ def test_no_text_of_a_run_folder_is_interpreted_by_the_page(here: Path) -> None:
     summary.write_text(json.dumps({**json.loads(summary.read_text()), "tta": hostile}))
     page = write_index(here / "runs").read_text()
     assert "<script" not in page
-    assert page.count("&quot;&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;|") == 3
+    assert page.count("&quot;&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;|") == 6, "each in a cell and below"
 
 
 def test_a_long_name_in_the_page_may_continue_in_the_next_line(here: Path) -> None:
@@ -100,12 +106,26 @@ def test_what_is_wrong_with_a_damaged_run_widens_no_column(here: Path) -> None:
     (write_run(here / "a", CONFIG) / "config.toml").write_text("junk")
     page = write_index(here).read_text()
     heads = re.findall("<th[ >]", page)
-    (row,) = re.findall("<tbody><tr>(.*)</tr>", page)
+    ((row, below),) = ROW.findall(page)
     cells = re.findall("<td[^>]*>", row)
     assert sum("narrow" not in cell for cell in cells) + 6 == len(heads), "on a desktop, where one cell is seven wide"
     assert sum("wide" not in cell for cell in cells) == 4, "on a phone: run, state, val %, test %"
     assert "td.problem { max-width: 0;" in page
     assert re.search(r'<td class="text wide problem" colspan="7">[^<]*/a/config\.toml[^<]+</td>', row)
+    assert re.fullmatch(r'<td class="text soft" colspan="4">[^<]*/a/config\.toml[^<]+<br>[-:0-9 ]+ UTC</td>', below)
+
+
+def test_a_phone_shows_the_cells_that_it_has_no_columns_for_in_a_line_below(here: Path) -> None:
+    """So does a desktop whose reader has enlarged the page: what is not displayed cannot be found either."""
+    write_run(here / "a", CONFIG, test=0.5)
+    page = write_index(here).read_text()
+    ((row, below),) = ROW.findall(page)
+    hidden = [re.sub("<[^>]*>", "", cell) for cell in re.findall('<td class="[^"]*wide">(.*?)</td>', row)]
+    assert hidden[:-1] == ["tiny-cnn", "digits", "4 of 4", "mirror", "2.0 min"]
+    line = re.sub("<[^>]*>", "", below)
+    assert line == f"tiny-cnn, digits, 4 of 4 epochs, TTA mirror, 2.0 min, {hidden[-1]} UTC"
+    assert '<tr class="narrow"><td class="text soft" colspan="4">' in page
+    assert "@media (min-width: 641px) { .narrow { display: none; } }" in page
 
 
 def test_only_a_folder_of_runs_gets_a_page_of_them_unasked(here: Path) -> None:
