@@ -27,7 +27,7 @@ CSS = """
 .matrix thead th, .matrix td { min-width: 34px; text-align: center; }
 .matrix tbody th { padding-right: 10px; }
 .matrix th { white-space: normal; word-break: keep-all; overflow-wrap: break-word; max-width: 200px; }
-.matrix td { height: 34px; }
+.matrix td { height: 34px; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .matrix a { display: block; line-height: 34px; color: #000; text-decoration: none; }
 .matrix .full a { color: #fff; }
 .matrix .right a { font-weight: 600; }

@@ -49,6 +49,15 @@ tr.best td { font-weight: 700; color: var(--accent); }
 pre { background: var(--card); border-radius: 10px; padding: 16px; overflow-x: auto; font-size: 13.5px; }
 details summary { cursor: pointer; color: var(--soft); margin: 12px 0; }
 footer { margin-top: 64px; color: var(--soft); font-size: 14px; }
+@media print {  /* paper neither scrolls nor unfolds */
+  .scroll, pre { overflow: visible; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+  table { font-size: 12px; }
+  th, td { padding: 4px 6px; }
+  tr { break-inside: avoid; }
+  h2, h3 { break-after: avoid; }
+  details::details-content { content-visibility: visible !important; block-size: auto !important; display: block; }
+}
 """
 
 

@@ -20,19 +20,19 @@ FILE_NAME = "index.html"
 _TITLE = "Runs of cifar-dist"
 _TEXTS = ("run", "state", "model", "data")  # columns aligned to the left
 _FIGURES = ("epochs", "val %", "test %", "TTA", "time", "written (UTC)")
-_WIDE = ("model", "data", "epochs", "TTA", "time", "written (UTC)")  # columns that are a line of their own on a phone
+_WIDE = ("model", "data", "epochs", "TTA", "time", "written (UTC)")  # columns that are a line below on phones and paper
 _RESULTS = ("model", "data", "epochs", "val %", "test %", "TTA", "time")  # columns that a damaged run cannot fill
 _IN_LINE = {"epochs": "{} epochs", "TTA": "TTA {}", "written (UTC)": "{} UTC"}  # which has no heads of columns
 _SHORT = 24  # letters that a cell keeps on one line
 _CSS = """
 td.text.short { white-space: nowrap; }
 td.problem { max-width: 0; overflow-wrap: anywhere; }
-@media (min-width: 641px) { td.text.short wbr { display: none; } }
-@media (min-width: 641px) { .narrow { display: none; } }
-@media (max-width: 640px) {
+@media screen and (min-width: 641px) { .narrow, td.text.short wbr { display: none; } }
+@media print, (max-width: 640px) {
   .wide { display: none; }
   th, td { padding: 6px; }
   td.text.short { white-space: normal; }
+  tbody tr:not(.narrow) { break-after: avoid; }
   tbody tr:not(.narrow) td { border: 0; padding-bottom: 0; }
   .narrow td { padding-top: 2px; overflow-wrap: anywhere; }
 }

@@ -6,8 +6,6 @@ import base64
 import html
 import io
 import re
-import shutil
-import subprocess
 import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from support.browser import browse, needs_browser
 
 from cifar_dist.report.confusions import CSS, explore_confusions
 from cifar_dist.report.evaluation_files import Evaluation
@@ -143,12 +142,14 @@ def test_every_number_of_the_matrix_can_be_read(scheme: str) -> None:
             assert contrast(cell, rgb(full if "full" in kind else ink)) >= 4.5, (kind, count)
 
 
+def test_the_colours_of_the_matrix_are_printed() -> None:
+    """A browser omits them to save ink, and a white number would be on white paper."""
+    assert re.search(r"\.matrix td {[^}]* print-color-adjust: exact;", CSS)
+
+
 def test_a_gallery_opens_where_has_is_unknown() -> None:
     rules = re.findall(r"^([^{}@]*){[^{}]*display: block", CSS, re.MULTILINE)
     assert [rule for rule in rules if ":target" in rule and ":has" in rule and "," in rule] == []
-
-
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def measured(folder: Path, texts: list[str], widths: list[int], selector: str, value: str) -> list[list[int]]:
@@ -164,13 +165,11 @@ def measured(folder: Path, texts: list[str], widths: list[int], selector: str, v
     )
     page = folder / "page.html"
     page.write_text(f'<!doctype html><meta charset="utf-8">{measure}<p id="out"></p>{"".join(frames)}')
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}", "--dump-dom"]
-    shown = subprocess.run([str(BROWSER), *options, page.as_uri()], capture_output=True, text=True, timeout=120)
-    (found,) = re.findall(r'<p id="out">(.*?)</p>', shown.stdout)
+    (found,) = re.findall(r'<p id="out">(.*?)</p>', browse(page, "--dump-dom"))
     return [[int(one) for one in values.split(",")] for values in found.split(";")]
 
 
-@pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
+@needs_browser
 def test_a_matrix_without_room_keeps_names_of_rows_on_one_line(tmp_path: Path) -> None:
     names = [
         *"airplane automobile deer aquarium_fish \u98db\u884c\u6a5f\u5834".split(),
@@ -182,7 +181,7 @@ def test_a_matrix_without_room_keeps_names_of_rows_on_one_line(tmp_path: Path) -
         assert max(heights[:5]) <= 36, "a row is as high as its number"
 
 
-@pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
+@needs_browser
 def test_images_beside_or_below_leave_the_numbers_their_room(tmp_path: Path) -> None:
     """Of matrices of CIFAR-10, of 18 classes and of 12 with long names, and of the list of 100 classes."""
     cifar = "airplane automobile bird cat deer dog frog horse ship truck".split()

@@ -99,7 +99,9 @@ def test_a_long_name_in_the_page_may_continue_in_the_next_line(here: Path) -> No
 def test_a_short_name_is_broken_on_a_phone_only(here: Path) -> None:
     """A line may continue after a <wbr> even where white-space is nowrap."""
     write_run(here / "lr-0.1", CONFIG)
-    assert "@media (min-width: 641px) { td.text.short wbr { display: none; } }" in write_index(here).read_text()
+    assert "@media screen and (min-width: 641px) { .narrow, td.text.short wbr { display: none; } }" in (
+        write_index(here).read_text()
+    )
 
 
 def test_what_is_wrong_with_a_damaged_run_widens_no_column(here: Path) -> None:
@@ -125,7 +127,8 @@ def test_a_phone_shows_the_cells_that_it_has_no_columns_for_in_a_line_below(here
     line = re.sub("<[^>]*>", "", below)
     assert line == f"tiny-cnn, digits, 4 of 4 epochs, TTA mirror, 2.0 min, {hidden[-1]} UTC"
     assert '<tr class="narrow"><td class="text soft" colspan="4">' in page
-    assert "@media (min-width: 641px) { .narrow { display: none; } }" in page
+    assert "@media screen and (min-width: 641px) { .narrow, " in page
+    assert "@media print, (max-width: 640px) {\n  .wide { display: none; }" in page, "paper does not scroll"
 
 
 def test_only_a_folder_of_runs_gets_a_page_of_them_unasked(here: Path) -> None:
