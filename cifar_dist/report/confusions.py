@@ -1,6 +1,7 @@
 """Which images were taken for what: a confusion matrix whose numbers lead to the images that they count.
 
-The page has no scripts. A number is a link to its gallery, and CSS displays the gallery that the address names.
+The page has no scripts. A number is a link to its gallery, and CSS displays the gallery that the address names. That
+takes the focus, and leads to the next one: back to the neighbour of a number are up to 900 links.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ CSS = """
 .galleries section:target { display: block; }
 .galleries:not(:has(:target)) section:first-child { display: block; }  /* apart: not every browser has :has */
 .galleries h4 { font-size: 15px; margin: 0; overflow-wrap: anywhere; }
+.galleries section:focus-visible { outline: 2px solid var(--accent); outline-offset: 6px; border-radius: 4px; }
+.galleries p { display: flex; flex-wrap: wrap; gap: 0 16px; }
+@media print { .galleries p a { display: none; } }
 .images { display: flex; flex-wrap: wrap; gap: 10px; }
 figure { margin: 0; width: 72px; text-align: center; color: var(--soft); font-size: 12.5px; }
 figure img { width: 72px; border-radius: 4px; margin: 0; image-rendering: pixelated; }
@@ -100,7 +104,8 @@ def explore_confusions(evaluation: Evaluation, labels: NDArray[np.int64], image_
     else:
         kind = "small" if _matrix_width(evaluation) <= _BESIDE else "large"
         numbers, what = _matrix(evaluation, labels, galleries), "rows are true classes, columns predicted ones"
-    shown = "".join(_show(evaluation, gallery, image_of) for gallery in galleries)
+    neighbours = zip(galleries, [*galleries[1:], None], [None, *galleries], strict=False)
+    shown = "".join(_show(evaluation, image_of, *three) for three in neighbours)
     return (
         f'{heading}<p class="soft">Select a number to see its images; {what}.</p>\n'
         f'<div class="confusions {kind}"><div class="scroll">{numbers}</div>\n'
@@ -177,8 +182,10 @@ def _pairs(evaluation: Evaluation, galleries: Sequence[_Gallery]) -> str:
     return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
 
-def _link(evaluation: Evaluation, gallery: _Gallery) -> str:
-    return f'<a href="#{gallery.name}" title="{_say(evaluation, gallery, isolate_in_attribute)}">{gallery.count}</a>'
+def _link(evaluation: Evaluation, gallery: _Gallery, text: str = "") -> str:
+    """Link to a gallery, by its number or ``text``."""
+    title = _say(evaluation, gallery, isolate_in_attribute)
+    return f'<a href="#{gallery.name}" title="{title}">{text or gallery.count}</a>'
 
 
 def _say(evaluation: Evaluation, gallery: _Gallery, named: Callable[[str], str]) -> str:
@@ -188,14 +195,18 @@ def _say(evaluation: Evaluation, gallery: _Gallery, named: Callable[[str], str])
     return f"{what}: {counted(gallery.count, 'image')}"
 
 
-def _show(evaluation: Evaluation, gallery: _Gallery, image_of: ImageOf) -> str:
+def _show(
+    evaluation: Evaluation, image_of: ImageOf, gallery: _Gallery, after: _Gallery | None, before: _Gallery | None
+) -> str:
+    """Show a gallery, with links to those after and before it: to the next one first, which is one Tab away."""
     shown = len(gallery.samples)
     order = "least certain" if gallery.true == gallery.predicted else "most confident"
     about = f"the {shown} {order}" if shown < gallery.count else f"the {order} first" if shown > 1 else ""
     figures = "".join(_figure(evaluation, sample, image_of) for sample in gallery.samples.tolist())
+    links = "".join(_link(evaluation, one, text) for one, text in ((after, "next"), (before, "previous")) if one)
     return (
-        f'<section id="{gallery.name}"><h4>{_say(evaluation, gallery, isolate)}</h4>'
-        f'<p class="soft">{about}&nbsp;</p><div class="images">{figures}</div></section>\n'
+        f'<section id="{gallery.name}" tabindex="-1"><h4>{_say(evaluation, gallery, isolate)}</h4>'
+        f'<p class="soft"><span>{about}&nbsp;</span>{links}</p><div class="images">{figures}</div></section>\n'
     )
 
 

@@ -51,13 +51,14 @@ def contrast(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 
 class Explorer(HTMLParser):
-    """The numbers that are links, and the ids and images of the galleries."""
+    """The numbers that are links, and the galleries: their ids and images, and the links in each by their text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: set[str] = set()
         self.numbers: dict[str, int] = {}
         self.galleries: dict[str, list[tuple[str, NDArray[np.uint8]]]] = {}
+        self.links: dict[str, dict[str, str]] = {}
         self._link = self._gallery = self._title = ""
         self.feed(text)
 
@@ -69,15 +70,19 @@ class Explorer(HTMLParser):
         elif tag == "section":
             self._gallery = found["id"]
             assert self._gallery not in self.galleries
-            self.galleries[self._gallery] = []
+            assert found["tabindex"] == "-1", "it takes the focus of the link that leads to it"
+            self.galleries[self._gallery], self.links[self._gallery] = [], {}
         elif tag == "img":
             content = base64.b64decode(found["src"].removeprefix("data:image/png;base64,"))
             pixels = np.asarray(Image.open(io.BytesIO(content)))
             self.galleries[self._gallery].append((found["alt"], pixels))
 
     def handle_data(self, data: str) -> None:
-        if self._link:
-            self.numbers[self._link], self._link = int(data), ""
+        if self._link and self._gallery:
+            self.links[self._gallery][data] = self._link
+        elif self._link:
+            self.numbers[self._link] = int(data)
+        self._link = ""
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=90))
@@ -86,6 +91,11 @@ def test_every_number_leads_to_the_images_that_it_counts(pairs: list[tuple[int, 
     page = Explorer(explore_confusions(evaluation([one for _, one in pairs], 3), labels, image_of, "x"))
     assert page.numbers == {f"x-{true}-{one}": pairs.count((true, one)) for true, one in pairs}
     assert page.numbers.keys() == page.galleries.keys()
+    names = list(page.galleries)
+    assert page.links == {
+        name: ({"next": after} if after else {}) | ({"previous": before} if before else {})
+        for name, after, before in zip(names, [*names[1:], ""], ["", *names], strict=False)
+    }
     for name, images in page.galleries.items():
         samples = [int(re.match("\u2068(\\d+)\\.png\u2069: ", title)[1]) for title, _ in images]  # type: ignore[index]
         assert {f"x-{pairs[sample][0]}-{pairs[sample][1]}" for sample in samples} == {name}
@@ -179,6 +189,16 @@ def test_a_matrix_without_room_keeps_names_of_rows_on_one_line(tmp_path: Path) -
     text = explore_confusions(evaluation([1, *labels[1:].tolist()], len(names), names), labels, image_of, "x")
     for heights in measured(tmp_path, [text], [360, 768, 1280], ".matrix tbody th", "one.offsetHeight"):
         assert max(heights[:5]) <= 36, "a row is as high as its number"
+
+
+@needs_browser
+def test_a_link_to_a_gallery_moves_the_focus_there(tmp_path: Path) -> None:
+    """So that the next Tab is within it, and not at the first number of the next matrix."""
+    text = explore_confusions(evaluation([1, 0, 1], 2), np.array([0, 1, 1]), image_of, "x")
+    follow = "document.querySelector('.matrix a[href=\"#x-1-0\"]').click(); out.textContent = document.activeElement.id"
+    page = tmp_path / "page.html"
+    page.write_text(html_page("", f'{text}<p id="out"></p><script>onload = () => {{ {follow} }}</script>', CSS))
+    assert '<p id="out">x-1-0</p>' in browse(page, "--dump-dom")
 
 
 @needs_browser
