@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.report.style import BLUE, DOTS, GREY, MARKABLE, ORANGE, PERCENT, PURPLE, RED, figure
+from cifar_dist.formatting import counted, loss_figure, percent
+from cifar_dist.report.style import BLUE, DOTS, GREY, MARKABLE, ORANGE, PERCENT, PURPLE, RED, Picture, figure
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.table import EpochRow, EpochTable
 from cifar_dist.tracking.timeline import Event
@@ -43,7 +44,9 @@ class _Run:
         return [row for row in self.rows if np.isfinite(row.val_loss)]
 
 
-def draw_curves(records: Sequence[Record], events: Sequence[Event], folder: Path, steps_per_epoch: int) -> list[Path]:
+def draw_curves(
+    records: Sequence[Record], events: Sequence[Event], folder: Path, steps_per_epoch: int
+) -> list[Picture]:
     """Write loss.png, accuracy.png, lr.png, validation.png and overview.png (the first three) into ``folder``.
 
     Args:
@@ -53,7 +56,7 @@ def draw_curves(records: Sequence[Record], events: Sequence[Event], folder: Path
         steps_per_epoch: optimizer steps; 0 if unknown.
 
     Returns:
-        The files written; none if no training step was recorded yet.
+        The pictures; none if no training step was recorded yet.
     """
     steps = [record for record in records if record.split == "train"]
     if not steps:
@@ -66,18 +69,18 @@ def draw_curves(records: Sequence[Record], events: Sequence[Event], folder: Path
         breaks=[(event.step / per_epoch, event.kind) for event in events if event.kind in _BREAKS],
         steps_per_epoch=per_epoch,
     )
-    panels: dict[str, Callable[[Axes, _Run], None]] = {"loss": _loss, "accuracy": _accuracy, "lr": _lr}
+    panels: dict[str, Callable[[Axes, _Run], str]] = {"loss": _loss, "accuracy": _accuracy, "lr": _lr}
     alone = {**panels, "validation": _validation} if run.validated else panels
-    written = []
+    pictures = []
     for name, panel in alone.items():
-        written.append(folder / f"{name}.png")
-        with figure(written[-1], 8, 4.2) as drawing:
-            panel(drawing.subplots(), run)
-    written.append(folder / "overview.png")
-    with figure(written[-1], 14, 4.2) as drawing:
-        for axes, panel in zip(drawing.subplots(1, 3), panels.values(), strict=True):
-            panel(axes, run)
-    return written
+        path = folder / f"{name}.png"
+        with figure(path, 8, 4.2) as drawing:
+            text = panel(drawing.subplots(), run)
+        pictures.append(Picture(path, text))
+    path = folder / "overview.png"
+    with figure(path, 14, 4.2) as drawing:
+        texts = [panel(axes, run) for axes, panel in zip(drawing.subplots(1, 3), panels.values(), strict=True)]
+    return [*pictures, Picture(path, "; ".join(texts))]
 
 
 def steps_so_far(steps: Sequence[Record]) -> float:
@@ -89,11 +92,13 @@ def steps_so_far(steps: Sequence[Record]) -> float:
     return max(record.step for record in steps)
 
 
-def _loss(axes: Axes, run: _Run) -> None:
+def _loss(axes: Axes, run: _Run) -> str:
+    """Draw the panel; return what it shows, as the others do."""
     axes.set_title("Loss")
     _train_and_val(axes, run, "loss", 1.0)
     _limit_loss(axes, run)
     _decorate(axes, run, legend=True)
+    return f"Loss of {_last(run, 'loss', loss_figure)}"
 
 
 def _limit_loss(axes: Axes, run: _Run) -> None:
@@ -128,25 +133,29 @@ def usual_loss(train: Sequence[float], validated: Sequence[EpochRow]) -> tuple[f
     return 1.05 * max([usual, *(row.val_loss for row in validated if row not in cut)]), cut
 
 
-def _accuracy(axes: Axes, run: _Run) -> None:
+def _accuracy(axes: Axes, run: _Run) -> str:
     axes.set_title("Accuracy")
     _train_and_val(axes, run, "accuracy", 100.0)
     axes.yaxis.set_major_formatter(PERCENT)
     if run.test:
         _mark(axes, run, run.test)
     _decorate(axes, run, legend=True)
+    final = f", {percent(run.test.accuracy)} on {run.test.split}" if run.test else ""
+    return f"Accuracy of {_last(run, 'accuracy', percent)}{final}"
 
 
-def _lr(axes: Axes, run: _Run) -> None:
+def _lr(axes: Axes, run: _Run) -> str:
     axes.set_title("Learning rate")
     points = [(run.x(record.step), record.lr) for record in run.steps if record.lr is not None]
     marker = "o" if len(points) == 1 else ""  # which has no line
     axes.plot([x for x, _ in points], [lr for _, lr in points], color=PURPLE, marker=marker)
     axes.set_ylim(bottom=0)
     _decorate(axes, run, legend=False)
+    rates = [lr for _, lr in points]
+    return "Learning rate" + (f" of each step, at most {max(rates):.4g}, at last {rates[-1]:.4g}" if rates else "")
 
 
-def _validation(axes: Axes, run: _Run) -> None:
+def _validation(axes: Axes, run: _Run) -> str:
     """Draw loss on the left axis and accuracy on the right one: where they part, confidence grows but not accuracy."""
     axes.set_title("Validation")
     x = [run.x(row.step) for row in run.validated]
@@ -163,6 +172,18 @@ def _validation(axes: Axes, run: _Run) -> None:
     right.yaxis.set_major_formatter(PERCENT)
     _limit_loss(axes, run)
     _decorate(axes, run, legend=False)
+    lowest = min(row.val_loss for row in run.validated)
+    best = f"accuracy at most {percent(max(accuracies) / 100)}, loss at least {loss_figure(lowest)}"
+    return f"Validation after {counted(len(x), 'epoch')}: {best}"
+
+
+def _last(run: _Run, what: Literal["loss", "accuracy"], shown: Callable[[float], str]) -> str:
+    """Say what a run has reached, on the training data and on the validation split."""
+    parts = []
+    for split, name in (("train", "training"), ("val", "validation")):
+        known = [value for row in run.rows if np.isfinite(value := getattr(row, f"{split}_{what}"))]
+        parts += [f"{shown(known[-1])} in {name}"] if known else []
+    return f"{counted(len(run.rows), 'epoch')}, at last {' and '.join(parts) or 'not finite'}"
 
 
 def _train_and_val(axes: Axes, run: _Run, what: Literal["loss", "accuracy"], scale: float) -> None:

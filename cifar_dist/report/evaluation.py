@@ -7,13 +7,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_dist.formatting import percent
+from cifar_dist.formatting import counted, percent
 from cifar_dist.report.evaluation_files import Evaluation, ImageOf
 from cifar_dist.report.predictions import draw_predictions
 from cifar_dist.report.sheet import Grid, sheet
-from cifar_dist.report.style import BLUE, DOTS, GREY, ORANGE, PAPER, PERCENT, RED, bare, figure
+from cifar_dist.report.style import BLUE, DOTS, GREY, ORANGE, PAPER, PERCENT, RED, Picture, bare, figure
 from cifar_dist.run_folder import EvaluationFolder
 
+SHEETS = {
+    "samples.png": "A random sample of the images, each with its most probable classes",
+    "mistakes.png": "The mistakes of the highest confidence, each with what it was taken for and what it is",
+}
+"""The sheets of images, which may be gone when a page is drawn again, and what they show."""
 _MOST = 24  # images on a sheet
 _MISTAKES = Grid(columns=8, width=1.45, height=1.78)
 _CAPTION, _IMAGE = 0.34, 1.33  # inches
@@ -28,7 +33,7 @@ _MOST_CELLS = 1000
 """Of a side of the matrix, which has fewer pixels on paper; of more classes, neighbours share a cell."""
 
 
-def draw_evaluation(evaluation: Evaluation, image_of: ImageOf | None = None) -> list[Path]:
+def draw_evaluation(evaluation: Evaluation, image_of: ImageOf | None = None) -> list[Picture]:
     """Write the pictures into the evaluation's ``figures`` folder and return them, most informative first.
 
     Args:
@@ -38,15 +43,19 @@ def draw_evaluation(evaluation: Evaluation, image_of: ImageOf | None = None) -> 
     folder = EvaluationFolder(evaluation.folder).figures
     written = []
     if image_of is not None:
-        written.append(_samples(evaluation, image_of, folder / "samples.png"))
+        written.append(_sheet(_samples(evaluation, image_of, folder / "samples.png")))
     if evaluation.labels is None:
         return written
     if image_of is not None and bool((evaluation.predicted != evaluation.labels).any()):
-        written.append(_mistakes(evaluation, evaluation.labels, image_of, folder / "mistakes.png"))
+        written.append(_sheet(_mistakes(evaluation, evaluation.labels, image_of, folder / "mistakes.png")))
     written.append(_confusion(evaluation, evaluation.labels, folder / "confusion.png"))
     written.append(_per_class(evaluation, evaluation.labels, folder / "per_class.png"))
     written.append(_calibration(evaluation, evaluation.labels, folder / "calibration.png"))
     return written
+
+
+def _sheet(path: Path) -> Picture:
+    return Picture(path, SHEETS[path.name])
 
 
 def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
@@ -54,7 +63,7 @@ def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64], cl
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
-def _confusion(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) -> Path:
+def _confusion(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) -> Picture:
     from matplotlib.colors import LinearSegmentedColormap
 
     classes = evaluation.probabilities.shape[1]
@@ -86,10 +95,20 @@ def _confusion(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) ->
                     fontweight="bold" if row == column else "normal",
                     color="#FFFFFF" if share[row, column] >= FULL_CELL else "#000000",
                 )
-    return path
+    return Picture(path, _say_confusion(evaluation, labels))
 
 
-def _per_class(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) -> Path:
+def _say_confusion(evaluation: Evaluation, labels: NDArray[np.int64]) -> str:
+    wrong, classes = evaluation.predicted != labels, evaluation.probabilities.shape[1]
+    text = f"Confusion matrix: {counted(int(wrong.sum()), 'mistake')} in {counted(len(labels), 'image')}"
+    if not wrong.any():
+        return text
+    pairs, counts = np.unique((labels * classes + evaluation.predicted)[wrong], return_counts=True)
+    true, predicted = map(evaluation.full_name, divmod(int(pairs[counts.argmax()]), classes))
+    return f"{text}, most often {true} predicted as {predicted} ({counts.max()})"
+
+
+def _per_class(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) -> Picture:
     classes = evaluation.probabilities.shape[1]
     right = evaluation.predicted == labels
     counts, rights = (np.bincount(found, minlength=classes) for found in (labels, labels[right]))
@@ -102,7 +121,8 @@ def _per_class(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) ->
         axes = drawing.subplots()
         mean = float(right.mean())
         which = "" if len(order) == len(known) else ", worst and best"
-        axes.set_title(f"Accuracy per class{which}, and of all images: {percent(mean, 1)}")
+        title = f"Accuracy per class{which}, and of all images: {percent(mean, 1)}"
+        axes.set_title(title)
         values = [float(accuracy[label]) for label in order]
         axes.axvline(100 * mean, color=GREY, linewidth=1, linestyle=DOTS)
         # Dots and not bars, whose lengths would lie on an axis that does not begin at 0.
@@ -122,10 +142,11 @@ def _per_class(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) ->
                 fontsize=8.5,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
             )
-    return path
+    each = (f"{evaluation.full_name(label)}: {v:.1f} %" for label, v in zip(order, values, strict=True))
+    return Picture(path, f"{title}; {', '.join(each)}")
 
 
-def _calibration(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) -> Path:
+def _calibration(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) -> Picture:
     """Reliability diagram and expected calibration error (Guo et al., arXiv:1706.04599), 10 equal bins."""
     confidence, right = evaluation.confidence, evaluation.predicted == labels
     bins = np.clip((confidence * _BINS).astype(int), 0, _BINS - 1)
@@ -158,7 +179,8 @@ def _calibration(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) 
         beside.set_ylabel("images")
         beside.xaxis.set_major_formatter(PERCENT)
         beside.legend(loc="best")
-    return path
+    sure = f"the mean confidence is {percent(float(confidence.mean()), 1)}"
+    return Picture(path, f"Calibration: the expected calibration error is {percent(error, 1)}, {sure}")
 
 
 def _samples(evaluation: Evaluation, image_of: ImageOf, path: Path) -> Path:

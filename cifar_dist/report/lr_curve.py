@@ -8,12 +8,12 @@ import numpy as np
 
 from cifar_dist.errors import UserError
 from cifar_dist.optim.lr_curve import Curve
-from cifar_dist.report.style import BLUE, DOTS, GREEN, GREY, ORANGE, figure
+from cifar_dist.report.style import BLUE, DOTS, GREEN, GREY, ORANGE, Picture, figure
 
 
-def draw_lr_curve(curve: Curve, path: Path) -> Path:
+def draw_lr_curve(curve: Curve, path: Path) -> Picture:
     """Write the picture to ``path`` and return it."""
-    smooth = curve.smoothed()
+    smooth, suggested = curve.smoothed(), list[str]()
     with figure(path, 8, 4.6) as drawing:
         axes = drawing.subplots()
         axes.set_title("Learning-rate range test")
@@ -31,6 +31,7 @@ def draw_lr_curve(curve: Curve, path: Path) -> Path:
             axes.axvline(lr, color=colour, linewidth=1, linestyle=DOTS, zorder=1)
             loss = smooth[curve.lrs.index(lr)]
             label = f"{name} {lr:.3g}"
+            suggested.append(label)
             axes.plot([lr], [loss], color=colour, marker=marker, markersize=8, linestyle="none", label=label, zorder=5)
         axes.set_xscale("log")
         axes.set_xlabel("learning rate")
@@ -41,4 +42,5 @@ def draw_lr_curve(curve: Curve, path: Path) -> Path:
         margin = 0.1 * max(high - low, 0.05)
         axes.set_ylim(low - margin, high + 3 * margin)  # the rise at the end would flatten the rest
         axes.legend(loc="lower left")
-    return path
+    rates = f"rates from {curve.lrs[0]:.3g} to {curve.lrs[-1]:.3g}"
+    return Picture(path, f"Learning-rate range test, {rates}: {', '.join(suggested) or 'the loss does not fall'}")

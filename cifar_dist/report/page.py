@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Iterable
-from pathlib import Path
 
 from cifar_dist.errors import printable
+from cifar_dist.report.style import Picture
 
 _CSS = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --line: #d9dee3; --paper: #ffffff; --card: #f6f8fa;
@@ -75,14 +75,14 @@ def section(title: str, body: str) -> str:
     return f"<h2>{title}</h2>\n{body}\n" if body else ""
 
 
-def embed(columns: Iterable[Path] = (), wide: Iterable[Path] = ()) -> str:
+def embed(columns: Iterable[Picture] = (), wide: Iterable[Picture] = ()) -> str:
     """Embed pictures: ``wide`` ones over the full width of the page, then others in columns."""
     beside = "".join(map(_picture, columns))
     return "".join(map(_picture, wide)) + (f'<div class="pictures">{beside}</div>' if beside else "")
 
 
-def _picture(path: Path) -> str:
-    return f'<img alt="{escape(path.stem.replace("_", " "))}" src="{png_url(path.read_bytes())}">'
+def _picture(picture: Picture) -> str:
+    return f'<img alt="{escape(picture.text)}" src="{png_url(picture.path.read_bytes())}">'
 
 
 def png_url(content: bytes) -> str:

@@ -26,11 +26,12 @@ from cifar_dist.formatting import counted, duration, loss_figure, percent, size
 from cifar_dist.optim.lr_curve import Curve, difference
 from cifar_dist.report.confusions import CSS, explore_confusions
 from cifar_dist.report.curves import draw_curves
-from cifar_dist.report.evaluation import draw_evaluation
+from cifar_dist.report.evaluation import SHEETS, draw_evaluation
 from cifar_dist.report.evaluation_files import Evaluation, ImageOf, read_evaluation
 from cifar_dist.report.lr_curve import draw_lr_curve
 from cifar_dist.report.page import embed, escape, isolate, page, section
 from cifar_dist.report.results import files_of_report, has_changed_manifest, is_on_other_data, lost_metrics, read_state
+from cifar_dist.report.style import Picture
 from cifar_dist.report.usage import draw_usage
 from cifar_dist.run_folder import FINAL, EvaluationFolder, EvaluationSummary, RunFolder
 from cifar_dist.terminal.notice import notice
@@ -42,7 +43,6 @@ from cifar_dist.tracking.usage import Usage
 
 _EVALUATIONS_SHOWN = 3
 _ROWS_SHOWN = 40
-_SHEETS = ("samples.png", "mistakes.png")  # of images of the dataset, which may be gone when the page is drawn again
 
 
 def write_report(run: RunFolder) -> Path:
@@ -60,9 +60,9 @@ def write_report(run: RunFolder) -> Path:
     environment = read_json(run.environment)
     facts = read_facts(run.environment)
     curves = draw_curves(records, events, run.figures, facts.steps_per_epoch)
-    time_picture = run.figures / "time.png"
-    usage = draw_usage(records, time_picture)
-    if usage is not None:
+    usage = None
+    if drawn := draw_usage(records, run.figures / "time.png"):
+        usage, time_picture = drawn
         curves.append(time_picture)
     lr_curve = Curve.load(run.lr_curve)
     rows = EpochTable(records).rows()
@@ -88,7 +88,7 @@ def write_report(run: RunFolder) -> Path:
     parts = [
         _headline(run, rows, evaluations, events, own_data),
         _facts(facts, rows, events, usage),
-        section("Training", embed(path for path in curves if path.name != "overview.png") + note),
+        section("Training", embed(one for one in curves if one.path.name != "overview.png") + note),
         *(_evaluation(one, _images(here, one), f"confusions-{n}", own_data) for n, one in enumerate(shown, 1)),
         section("Older evaluations", _list(others, own_data)) if others else "",
         section("Epochs", _epochs(rows)) if rows else "",
@@ -227,8 +227,9 @@ def _evaluation(evaluation: Evaluation, image_of: ImageOf | None, name: str, own
     confusions = ""
     if image_of is not None and evaluation.labels is not None:
         confusions = explore_confusions(evaluation, evaluation.labels, image_of, name)
-    sheets = [path for name in _SHEETS if (path := EvaluationFolder(evaluation.folder).figures / name).is_file()]
-    charts = [path for path in pictures if path not in sheets and not (confusions and path.name == "confusion.png")]
+    figures = EvaluationFolder(evaluation.folder).figures
+    sheets = [Picture(figures / name, text) for name, text in SHEETS.items() if (figures / name).is_file()]
+    charts = [one for one in pictures if one not in sheets and not (confusions and one.path.name == "confusion.png")]
     about = f"<p>{_about(evaluation)}</p>"
     return section(_title(evaluation, own_data), about + embed(wide=sheets) + confusions + embed(charts))
 

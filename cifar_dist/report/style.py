@@ -11,6 +11,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -92,6 +93,19 @@ FORMATS: Final[Mapping[str, dict[str, str | None]]] = {
     ".pdf": {"Creator": "cifar-dist", "CreationDate": None},
 }
 """Formats of pictures by suffix, and what each file says of its origin: not the time, for the same bytes each time."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that was drawn.
+
+    Attributes:
+        path: of its file.
+        text: what it shows, with its main numbers, for readers who cannot see it.
+    """
+
+    path: Path
+    text: str
 
 
 @contextmanager

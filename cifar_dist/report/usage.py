@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from cifar_dist.formatting import rounded_percent
-from cifar_dist.report.style import figure
+from cifar_dist.report.style import Picture, figure
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.usage import Phase, Usage, total
 
@@ -30,7 +30,7 @@ _COLOURS: Final[dict[Phase, str]] = {
 _MOST_BARS: Final = 60
 
 
-def draw_usage(records: Sequence[Record], path: Path) -> Usage | None:
+def draw_usage(records: Sequence[Record], path: Path) -> tuple[Usage, Picture] | None:
     """Draw a bar for each epoch, split into the phases of training; the legend has the shares of the run.
 
     Args:
@@ -38,7 +38,7 @@ def draw_usage(records: Sequence[Record], path: Path) -> Usage | None:
         path: of the picture.
 
     Returns:
-        The usage of all epochs; None, and no picture, where none was recorded.
+        The usage of all epochs, and the picture; None where none was recorded.
     """
     found = [(record.epoch, record.usage) for record in records if record.usage is not None]
     run = total(usage for _, usage in found)
@@ -68,4 +68,4 @@ def draw_usage(records: Sequence[Record], path: Path) -> Usage | None:
         axes.grid(axis="x", visible=False)
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.01, 1.02))
-    return run
+    return run, Picture(path, f"Time of each epoch, in all: {run.shares_in_words()}")

@@ -77,13 +77,16 @@ class Usage:
         return known if self.utilisation is None else {**known, "utilisation": self.utilisation}
 
     def in_words(self) -> str:
-        """Return one line for a reader: the largest shares first."""
-        largest = sorted(self.shares.items(), key=lambda item: -item[1])
-        parts = [f"{phase} {percent(share, 0)}" for phase, share in largest if share > 0.005]  # others round to 0
-        facts = [", ".join(parts), f"{size(self.peak_bytes)} of memory at most"]
+        """Return one line for a reader."""
+        facts = [self.shares_in_words(), f"{size(self.peak_bytes)} of memory at most"]
         if self.utilisation is not None:
             facts.append(f"{percent(self.utilisation, 0)} of the device's arithmetic")
         return "; ".join(facts)
+
+    def shares_in_words(self) -> str:
+        """Return the shares of the phases, the largest first."""
+        largest = sorted(self.shares.items(), key=lambda item: -item[1])
+        return ", ".join(f"{phase} {percent(share, 0)}" for phase, share in largest if share > 0.005)  # others are 0
 
 
 def total(usages: Iterable[Usage]) -> Usage | None:

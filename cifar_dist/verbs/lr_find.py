@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         from cifar_dist.run_folder import RunFolder
 
         with loading("drawing"):
-            picture = draw_lr_curve(curve, RunFolder(path.parent).lr_curve_picture)
+            picture = draw_lr_curve(curve, RunFolder(path.parent).lr_curve_picture).path
         print(f"curve: {picture}")
         steepest, valley = curve.steepest(), curve.valley()
         mean = f", mean of {len(curves)} seeds" if len(curves) > 1 else ""

@@ -64,7 +64,7 @@ def test_an_existing_run_is_left_alone_and_shows_the_curve(tiny: Path, tmp_path:
     assert after.keys() - before.keys() == {"lr_curve.json", "figures/lr_curve.png"}
     (done,) = spawn(["-m", "cifar_dist", "report", str(run)])
     assert done.returncode == 0, done.stderr
-    assert 'alt="lr curve"' in (run / "report.html").read_text()
+    assert 'alt="Learning-rate range test, ' in (run / "report.html").read_text()
     said = find(*command[:1], *RANGE, *command[1:], "--optim.name", "adamw", "--optim.lr", "0.01", code=2)
     assert f"{run} was started with optim.name" in said
     assert content(run)["lr_curve.json"] == after["lr_curve.json"]
