@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, INK, RED, GREY)
 _MARKERS = "os^Dv"  # of runs that have a colour in common
+SIGNS = len(_COLOURS) * len(_MARKERS)
+"""Runs that a picture can tell apart; each one more has the colour and the marker of another."""
 _NAME = 36  # characters
 _MUCH = 2  # times the middle one of the runs' highest losses: a run above it has diverged, or not yet begun to learn
 _MEANS = 80  # points of averaged training steps per run: with more, the lines hide each other
@@ -50,7 +52,8 @@ class Overlaid:
 def draw_overlay(runs: Sequence[Overlaid], path: Path) -> Path:
     """Write loss and accuracy over epochs, one colour and marker per run, to ``path`` and return it.
 
-    Dashed lines are the training data, solid lines the validation split, and stars the final evaluations.
+    Dashed lines are the training data, solid lines the validation split, and stars the final evaluations. Of more than
+    :data:`SIGNS` runs, some look alike.
     """
     with figure(path, 13, 4.5 + 0.25 * ((len(runs) - 1) // 4)) as drawing:
         loss, accuracy = drawing.subplots(1, 2)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cifar_dist.errors import InUseError, UserError, in_one_line, quoted
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.runs.reports import draw, draw_index, draw_report
-from cifar_dist.terminal.notice import warn
+from cifar_dist.terminal.notice import print_notes, warn
 from cifar_dist.terminal.screen import table_width
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, add_action, add_run, at_least, picture_path, user_path
 from cifar_dist.verbs.loading import loading
@@ -117,6 +117,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     with loading():
+        from cifar_dist.report.overlay import SIGNS
         from cifar_dist.run_folder import find_run
         from cifar_dist.runs.comparison import Comparison
 
@@ -130,6 +131,9 @@ def _compare(arguments: argparse.Namespace) -> int:
     if arguments.picture:
         with writing(arguments.picture):
             comparison.draw(arguments.picture)
+        if (count := len(comparison.runs)) > SIGNS:
+            alike = f"has {SIGNS} colours and markers for {count:,} runs, so some look alike"
+            print_notes([f"{arguments.picture} {alike}; name at most {SIGNS}"])
     return EXIT_DONE
 
 

@@ -144,13 +144,13 @@ def test_the_legend_covers_no_curve_that_rises_or_falls(tmp_path: Path, drawn: l
 
 def test_no_two_of_many_runs_look_alike(tmp_path: Path, drawn: list[Figure]) -> None:
     records = [Record(1, 0, "train", 1.0, 0.5, 10, 0.1), Record(1, 0, "val", 1.0, 0.5, 10, 0.1)]
-    runs = [overlay.Overlaid(f"_{number}", records, 1, None, "") for number in range(10)]
+    runs = [overlay.Overlaid(f"_{number}", records, 1, None, "") for number in range(overlay.SIGNS - 2)]
     runs += [overlay.Overlaid(f"{'a-long-name-' * 3}of-seed-{seed}", records, 1, None, "") for seed in (1, 2)]
     overlay.draw_overlay(runs, tmp_path / "overlay.png")
     handles = drawn[0].legends[0].get_lines()
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == short_names([run.name for run in runs], 36)
     shown = {(handle.get_color(), handle.get_marker()) for handle in handles}
-    assert len(shown) == 12
+    assert len(shown) == overlay.SIGNS == 35
     assert shown <= {(line.get_color(), line.get_marker()) for line in drawn[0].axes[1].get_lines()}
 
 

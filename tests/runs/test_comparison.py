@@ -142,6 +142,15 @@ def test_a_run_that_has_not_begun_has_no_curve_and_breaks_no_picture(here: Path)
     assert Image.open("out.png").width > 1000
 
 
+def test_a_picture_of_more_runs_than_it_has_signs_for_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"r{number}" for number in range(36)]
+    for name in names:
+        write_run(here / "runs" / name, CONFIG, epochs=0)
+    for count, said in ((35, ""), (36, "note: out.png has 35 colours and markers for 36 runs, so some look alike; ")):
+        assert cli.run(["runs", "compare", *names[:count], "--picture", "out.png"]) == 0
+        assert capsys.readouterr().err == (said and f"{said}name at most 35\n")
+
+
 def test_the_suffix_of_a_picture_decides_its_format(here: Path) -> None:
     write_run(here / "runs" / "a", CONFIG)
     for name, begins in (("out.svg", b"<?xml"), ("out.PDF", b"%PDF"), ("out", b"\x89PNG")):
