@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cifar_dist.config.changes import differences, short_key
 from cifar_dist.config.settings import settings_of
+from cifar_dist.errors import UserError, in_one_line
 from cifar_dist.report.overlay import Overlaid, draw_overlay
 from cifar_dist.report.results import Result, data_names, lost_metrics, read_result, read_state
 from cifar_dist.run_folder import RunFolder
@@ -22,17 +23,32 @@ class Comparison:
         runs: their folders.
 
     Attributes:
-        problems: what was lost of their metrics, one line each.
+        runs: those that are compared.
+        problems: which runs are left out because they are damaged, and what others have lost of their metrics; one line
+            each.
 
     Raises:
-        UserError: one of them is damaged.
+        UserError, OSError: all of them are damaged or cannot be read; it is that of the first.
     """
 
-    def __init__(self, runs: Sequence[RunFolder]) -> None:
-        self.runs = runs
-        self.results = [read_result(run) for run in runs]
-        found = zip(runs, self.results, strict=True)
-        self.problems = [*filter(None, (lost_metrics(run, result.epochs, read_state(run)) for run, result in found))]
+    def __init__(self, runs: Iterable[RunFolder]) -> None:
+        self.runs: list[RunFolder] = []
+        self.results: list[Result] = []
+        self.problems: list[str] = []
+        errors: list[UserError | OSError] = []
+        for run in runs:
+            try:
+                result = read_result(run)
+                lost = lost_metrics(run, result.epochs, read_state(run))
+            except (UserError, OSError) as error:
+                errors.append(error)
+                self.problems.append(f"{run.path} is left out: {in_one_line(error)}")
+                continue
+            self.runs.append(run)
+            self.results.append(result)
+            self.problems += [lost] if lost else []
+        if errors and not self.runs:
+            raise errors[0]
 
     def markdown(self, width: int | None = None) -> str:
         """Format a column for each run, its results below its settings, with the best accuracy in bold.

@@ -166,6 +166,22 @@ def test_the_suffix_of_a_picture_decides_its_format(here: Path) -> None:
         cli.run(["runs", "compare", "a", "--picture", "out.jpg"])
 
 
+def test_a_damaged_run_is_left_out_and_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "abcd":
+        write_run(here / "runs" / name, CONFIG, val=0.5)
+    (here / "runs" / "b" / "config.toml").write_text("junk")
+    (here / "runs" / "c" / "metrics.jsonl").unlink()
+    (here / "runs" / "c" / "metrics.jsonl").mkdir()
+    assert cli.run(["runs", "compare", *"abcd", "--picture", "out.png"]) == 0
+    out, err = capsys.readouterr()
+    assert cells(out)[0] == ["", "a", "d"]
+    b, c = err.splitlines()
+    assert b.startswith("warning: runs/b is left out: runs/b/config.toml cannot be read as TOML: ")
+    assert c.startswith("warning: runs/c is left out: runs/c/metrics.jsonl: Is a directory")
+    with pytest.raises(UserError, match=r"^runs/b/config\.toml"):
+        cli.run(["runs", "compare", "b", "c"])
+
+
 def test_runs_that_cannot_be_compared_are_one_line(here: Path) -> None:
     (write_run(here / "runs" / "damaged", CONFIG) / "metrics.jsonl").write_text("{}\n{}\n")
     for words, says in (
