@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
@@ -54,7 +54,7 @@ class BestModel:
         return f"{self.entry.run.name}_val_acc_{accuracy}_{self.name}.safetensors"
 
 
-def best_models(entries: Sequence[ListedRun], warn: Callable[[str], None], top: int | None = None) -> list[BestModel]:
+def best_models(entries: Iterable[ListedRun], warn: Callable[[str], None], top: int | None = None) -> list[BestModel]:
     """Return the best weights of each run that has any, the best run first.
 
     Accuracies on several datasets do not compare, nor those on several splits: the runs of each have a ranking of their
@@ -175,17 +175,19 @@ def _best_of(entry: ListedRun, warn: Callable[[str], None]) -> BestModel | None:
 
 def _test_accuracy(run: RunFolder, result: Result, name: str, step: int) -> float | None:
     """Return the accuracy of a checkpoint where it was evaluated as the final weights are; None if it was not."""
-    own, config, final = own_data_of(run), result.config, result.final
+    config, final = result.config, result.final
     split, tta = config.eval.split, result.tta or config.distinct_tta  # as evaluate records it
     known = None if final is None else final.tta_below
     threshold = config.eval.tta_below if known is None else known
     for evaluation in run.evaluation_folders():
         summary = read_summary(evaluation.summary)
-        if summary is None or summary.accuracy is None or is_on_other_data(summary, own):
+        if summary is None:
             continue
         is_these = summary.checkpoint == name or (summary.checkpoint == FINAL and summary.step == step)
         at_threshold = tta == "0" or summary.tta_below in (None, threshold)
-        if is_these and (summary.split, summary.tta) == (split, tta) and at_threshold:
+        is_such = is_these and (summary.split, summary.tta) == (split, tta) and at_threshold
+        # Last, because it reads a large file.
+        if is_such and summary.accuracy is not None and not is_on_other_data(summary, own_data_of(run)):
             return summary.accuracy
     return None
 

@@ -34,11 +34,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     runs = [find_run(name) for name in arguments.runs] or find_runs(arguments.all)
     failed = 0
-    for run in runs:
+    for number, run in enumerate(runs, 1):
         try:
             for place in (run.path, run.figures):
                 refuse_read_only(run, place, "the report")
-            with loading(f"drawing the report of {run.name}"):
+            among = f" ({number:,} of {len(runs):,})" if len(runs) > 1 else ""
+            with loading(f"drawing the report of {run.name}{among}"):
                 report = write_report(run)
             print(report, flush=True)
         except (UserError, OSError) as error:  # one damaged run keeps no other from its report

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,18 +14,21 @@ from cifar_dist.errors import InUseError, UserError, in_one_line, quoted
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.runs.reports import draw, draw_index, draw_report
 from cifar_dist.terminal.notice import print_notes, warn
-from cifar_dist.terminal.screen import table_width
+from cifar_dist.terminal.progress import progress
+from cifar_dist.terminal.screen import is_terminal, table_width
 from cifar_dist.verbs.arguments import RUN, RUN_NAME, add_action, add_run, at_least, picture_path, user_path
 from cifar_dist.verbs.loading import loading
 from cifar_dist.verbs.output import check_writable, stream_for_people, writing
 
 if TYPE_CHECKING:
+    from cifar_dist.run_folder import RunFolder
     from cifar_dist.runs.listing import ListedRun
 
 HELP = "list runs, compare or rename them, collect their best weights, or delete what is no longer needed"
 COLLECTIVE = False
 
 _FOLDER = Path("runs")
+_MANY = 100  # runs: fewer are read within a second
 _WITHOUT_REPORT = ("killed", "failed", "stalled")  # states of runs that could not draw it when they ended
 # Sort keys that put the newest, best or largest first.
 _ORDERS: dict[str, Callable[[ListedRun], float | str]] = {
@@ -92,7 +96,8 @@ def _list(arguments: argparse.Namespace) -> int:
     runs = find_runs(arguments.folder)
     if out := arguments.csv:
         check_writable(out, "--csv", *(path for run in runs for path in run.essential))
-    entries = sorted(map(describe, runs), key=_ORDERS[arguments.sort])
+    with _one_by_one(runs) as shown_runs:
+        entries = sorted(map(describe, shown_runs), key=_ORDERS[arguments.sort])
     shown = stream_for_people(out)
     print(table(entries, table_width(shown)), end="", file=shown)
     for entry in entries:
@@ -115,6 +120,20 @@ def _list(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+@contextlib.contextmanager
+def _one_by_one(runs: Sequence[RunFolder]) -> Iterator[Iterator[RunFolder]]:
+    """Yield an iterator over runs that shows at a terminal how many of them have been read, if they are many."""
+    show = len(runs) >= _MANY and is_terminal(sys.stderr)
+    with progress("reading runs", len(runs), "runs", show=show) as advance:
+
+        def next_ones() -> Iterator[RunFolder]:
+            for run in runs:
+                yield run
+                advance(1)
+
+        yield next_ones()
+
+
 def _compare(arguments: argparse.Namespace) -> int:
     with loading():
         from cifar_dist.report.overlay import SIGNS
@@ -124,7 +143,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     runs = [find_run(run) for run in arguments.runs]
     if arguments.picture:
         check_writable(arguments.picture, "--picture", *(path for run in runs for path in run.essential))
-    comparison = Comparison(runs)
+    with _one_by_one(runs) as shown_runs:
+        comparison = Comparison(shown_runs)
     print(comparison.markdown(table_width(sys.stdout)), end="")
     for problem in comparison.problems:
         warn(problem)
@@ -148,14 +168,17 @@ def _rename(arguments: argparse.Namespace) -> int:
 
 
 def _collect_best(arguments: argparse.Namespace) -> int:
-    from cifar_dist.formatting import counted, percent_cell
-    from cifar_dist.report.results import with_split
-    from cifar_dist.runs.best_models import best_models, collect
-    from cifar_dist.runs.listing import describe, find_runs
-    from cifar_dist.tables import markdown
+    with loading():
+        from cifar_dist.formatting import counted, percent_cell
+        from cifar_dist.report.results import with_split
+        from cifar_dist.runs.best_models import best_models, collect
+        from cifar_dist.runs.listing import describe, find_runs
+        from cifar_dist.tables import markdown
 
-    models = best_models([describe(run) for run in find_runs(arguments.folder)], warn, arguments.top)
-    table = collect(models, arguments.out)
+    with _one_by_one(find_runs(arguments.folder)) as shown_runs:
+        models = best_models(map(describe, shown_runs), warn, arguments.top)
+    with loading(f"copying the weights of {counted(len(models), 'run')}"):
+        table = collect(models, arguments.out)
     cells = [
         {
             **({"data": model.data} if len({model.data for model in models}) > 1 else {}),
@@ -179,12 +202,13 @@ def _clean(arguments: argparse.Namespace) -> int:
         from cifar_dist.tables import markdown
 
     items, failed = [], 0
-    for run in find_runs(arguments.folder):
-        try:
-            items += clean(run) if arguments.yes else removable(run)
-        except (UserError, OSError) as error:
-            warn(f"{run.path} was skipped: {in_one_line(error)}")
-            failed += not isinstance(error, InUseError)  # which is for a later time
+    with _one_by_one(find_runs(arguments.folder)) as shown_runs:
+        for run in shown_runs:
+            try:
+                items += clean(run) if arguments.yes else removable(run)
+            except (UserError, OSError) as error:
+                warn(f"{run.path} was skipped: {in_one_line(error)}")
+                failed += not isinstance(error, InUseError)  # which is for a later time
     total = size(sum(item.bytes for item in items))
     if items:
         rows = [(str(item.path), item.why, size(item.bytes)) for item in items]

@@ -35,6 +35,7 @@ from cifar_dist.report.evaluation import confusion_matrix, draw_evaluation
 from cifar_dist.report.evaluation_files import read_evaluation
 from cifar_dist.report.run_page import write_report
 from cifar_dist.run_folder import EvaluationSummary, RunFolder
+from cifar_dist.terminal import progress
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog, Record
 from cifar_dist.tracking.usage import Usage
@@ -356,6 +357,20 @@ def test_all_reports_are_drawn_whatever_is_wrong_with_one(
         cli.run(["report"])
     with pytest.raises(UserError, match="or all: cifar-dist report --all"):
         cli.run(["report", str(run), "--all"])
+
+
+def test_at_a_terminal_the_reports_are_counted(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "is_terminal", lambda stream: True)
+    run = make_run(tmp_path, digits)
+    for name in "ab":
+        shutil.copytree(run, tmp_path / "all" / name)
+    assert cli.run(["report", "--all", str(tmp_path / "all")]) == 0
+    said = capsys.readouterr().err
+    assert re.findall(r"drawing the report of (.*?) \.\.\.", said) == ["a (1 of 2)", "b (2 of 2)"]
+    assert cli.run(["report", str(run)]) == 0
+    assert "drawing the report of some-run ..." in capsys.readouterr().err
 
 
 def test_without_labels_only_the_sample_is_drawn(digits: Path, tmp_path: Path) -> None:

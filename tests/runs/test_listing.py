@@ -24,8 +24,10 @@ from cifar_dist.files.checksums import write_sums
 from cifar_dist.report.run_page import write_report
 from cifar_dist.run_folder import RunFolder, find_run
 from cifar_dist.runs.listing import describe, disk_bytes, find_runs, has_outdated_report, table
+from cifar_dist.terminal import progress
 from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import MetricsLog
+from cifar_dist.verbs import runs as verbs_of_runs
 
 CONFIG = Config(model=ModelConfig("tiny-cnn"), train=TrainConfig(epochs=4))
 HEAD = ["run", "state", "model", "epochs", "val %", "test %", "TTA", "parameters", "time", "on disk", "written (UTC)"]
@@ -151,6 +153,21 @@ def test_the_page_is_written_before_the_reports_which_may_take_minutes(
     monkeypatch.chdir(here)
     assert cli.run(["runs"]) == 0
     assert page.read_text().count("report.html") == 2
+
+
+@pytest.mark.parametrize("words", [["list"], ["compare", "a", "b"], ["best"], ["clean"]])
+def test_at_a_terminal_many_runs_are_counted_while_they_are_read(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    for name in "ab":
+        write_sums(write_run(here / "runs" / name, CONFIG, val=0.5, test=0.5) / "final")
+    assert cli.run(["runs", *words]) == 0
+    assert "reading runs" not in capsys.readouterr().err
+    monkeypatch.setattr(verbs_of_runs, "_MANY", 2)
+    for module in (verbs_of_runs, progress):
+        monkeypatch.setattr(module, "is_terminal", lambda stream: True)
+    assert cli.run(["runs", *words]) == 0
+    assert re.search(r"reading runs .* 2/2", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "timeline.jsonl"])
