@@ -239,7 +239,8 @@ def _list(evaluations: Sequence[Evaluation], own_data: Manifest | None) -> str:
         f'<tr><td class="text">{_title(one, own_data)}</td><td class="text">{_about(one)}</td></tr>'
         for one in evaluations
     )
-    return _table(f"<tbody>{rows}</tbody>", len(evaluations), "evaluations")
+    head = '<thead><tr><th class="text">evaluation</th><th class="text">views, and folder</th></tr></thead>'
+    return _table(f"{head}<tbody>{rows}</tbody>", len(evaluations), "evaluations")
 
 
 def _title(evaluation: Evaluation, own_data: Manifest | None) -> str:
@@ -290,7 +291,9 @@ def _events(events: Sequence[timeline.Event]) -> str:
         f'<td class="text">{escape(event.note)}</td></tr>'
         for event in events
     )
-    return _table(f"<tbody>{rows}</tbody>", len(events), "events")
+    head = '<th class="text">time</th><th class="text">event</th><th>after</th>'
+    head += '<th class="text">on</th><th class="text">note</th>'
+    return _table(f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody>", len(events), "events")
 
 
 def _table(rows: str, count: int, what: str) -> str:

@@ -17,7 +17,6 @@ from cifar_dist.report.page import escape, page
 from cifar_dist.runs.listing import ListedRun, describe, find_runs, version, written
 
 FILE_NAME = "index.html"
-_TITLE = "Runs of cifar-dist"
 _TEXTS = ("run", "state", "model", "data")  # columns aligned to the left
 _FIGURES = ("epochs", "val %", "test %", "TTA", "time", "written (UTC)")
 _WIDE = ("model", "data", "epochs", "TTA", "time", "written (UTC)")  # columns that are a line below on phones and paper
@@ -40,7 +39,8 @@ td.problem { max-width: 0; overflow-wrap: anywhere; }
 _BREAKABLE = re.compile(r"([-.+=_/])")  # where a phone may continue a long name in the next line
 _ROW = re.compile(r'<tr data-files="([0-9a-f]+)">.*<tr class="narrow">.*</tr>\n')  # of a run, written by _row
 _DATA = re.compile(r'(<bdi data-content="(\w{8})\w*">([^<]*)</bdi>)(?:<span>[^<]*</span>)?')
-_OWN = re.compile(f"<title>({_TITLE}|Runs)</title>.*--ink:", re.DOTALL)  # the second in pages of earlier versions
+_TITLE = "Runs in "
+_OWN = re.compile(f"<title>(Runs( of cifar-dist)?|{_TITLE}[^<]*)</title>.*--ink:", re.DOTALL)  # or an earlier version's
 
 
 def write_index(folder: Path, entries: Sequence[ListedRun] | None = None) -> Path:
@@ -68,7 +68,8 @@ def write_index(folder: Path, entries: Sequence[ListedRun] | None = None) -> Pat
     head = "".join(f"<th{_class(title)}>{title}</th>" for title in (*_TEXTS, *_FIGURES))
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     heading = f"<h1>{counted(len(dated), 'run')} in {escape(str(folder))}</h1>"
-    write_atomic(path, page(_TITLE, f"{heading}\n{table}", _CSS))
+    title = _TITLE + "/".join(Path(os.path.abspath(folder)).parts[-2:])  # most are named "runs"
+    write_atomic(path, page(title, f"{heading}\n{table}", _CSS))
     return path
 
 

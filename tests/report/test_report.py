@@ -236,6 +236,7 @@ def test_the_evaluation_that_ended_the_run_is_first_then_the_newest(
     page = Tags((run / "report.html").read_text())
     assert "Older evaluations" in page.text
     assert "step-00000020 on test: 20.00 %" in page.text
+    assert page.tags.count("table") == page.tags.count("thead") == 2, "of older evaluations, of what happened"
     (final,) = [path for path in (run / "evaluations").iterdir() if "_0.9000_" in path.name]
     shutil.rmtree(final)
     assert titles(run)[0] == shown[1]

@@ -118,7 +118,7 @@ def test_a_page_of_the_user_is_not_replaced(runs: Path, capsys: pytest.CaptureFi
     assert cli.run(["runs", "list"]) == 0
     assert cli.run(["runs", "list"]) == 0
     assert not capsys.readouterr().err, "it replaces its own"
-    for title in ("Home", "Runs"):
+    for title in ("Home", "Runs", "Runs in the park"):
         page.write_text(f"<title>{title}</title>")
         assert cli.run(["runs", "list"]) == 0
         assert page.read_text() == f"<title>{title}</title>"

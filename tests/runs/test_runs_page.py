@@ -91,6 +91,18 @@ def test_no_text_of_a_run_folder_is_interpreted_by_the_page(here: Path) -> None:
     assert page.count("&quot;&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;|") == 6, "each in a cell and below"
 
 
+def test_the_tabs_of_pages_differ(here: Path) -> None:
+    titles = []
+    for folder in (here / "a" / "runs", here / "b" / "runs", here / "b" / "runs"):
+        if not folder.exists():
+            write_run(folder / "a", CONFIG)
+        titles += re.findall("<title>(.*)</title>", write_index(folder).read_text())
+    assert titles == ["Runs in a/runs", "Runs in b/runs", "Runs in b/runs"]
+    page = here / "a" / "runs" / "index.html"
+    page.write_text(page.read_text().replace("Runs in a/runs", "Runs of cifar-dist"))
+    assert "Runs in a/runs" in write_index(page.parent).read_text(), "it replaces that of an earlier version"
+
+
 def test_a_long_name_in_the_page_may_continue_in_the_next_line(here: Path) -> None:
     write_run(here / "lr=0.1+wd=1e-3.s0", CONFIG)
     assert "lr=<wbr>0.<wbr>1+<wbr>wd=<wbr>1e-<wbr>3.<wbr>s0" in write_index(here).read_text()
