@@ -12,7 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_dist.formatting import counted, loss_figure, percent
-from cifar_dist.report.style import BLUE, DOTS, GREY, MARKABLE, ORANGE, PERCENT, PURPLE, RED, Picture, figure
+from cifar_dist.report.style import (
+    BLUE,
+    DOTS,
+    GREY,
+    MARKABLE,
+    ORANGE,
+    ORANGE_TEXT,
+    PERCENT,
+    PURPLE,
+    RED,
+    Picture,
+    figure,
+)
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.table import EpochRow, EpochTable
 from cifar_dist.tracking.timeline import Event
@@ -113,7 +125,12 @@ def _limit_loss(axes: Axes, run: _Run) -> None:
     if cut:
         highest = max(cut, key=lambda row: row.val_loss)
         axes.annotate(
-            f" {highest.val_loss:.3g}", (run.x(highest.step), top), color=ORANGE, fontsize=8, va="top", clip_on=False
+            f" {highest.val_loss:.3g}",
+            (run.x(highest.step), top),
+            color=ORANGE_TEXT,
+            fontsize=8,
+            va="top",
+            clip_on=False,
         )
 
 
@@ -163,12 +180,12 @@ def _validation(axes: Axes, run: _Run) -> str:
     right.spines.right.set_visible(True)
     right.grid(False)
     marker = "o" if len(x) <= MARKABLE else ""
-    (loss,) = axes.plot(x, [row.val_loss for row in run.validated], color=ORANGE, marker=marker, markersize=3.2)
+    axes.plot(x, [row.val_loss for row in run.validated], color=ORANGE, marker=marker, markersize=3.2)
     accuracies = [100 * row.val_accuracy for row in run.validated]
-    (accuracy,) = right.plot(x, accuracies, color=BLUE, marker=marker, markersize=3.2)
-    for side, line, what in ((axes, loss, "loss"), (right, accuracy, f"accuracy, best {max(accuracies):.2f} %")):
-        side.set_ylabel(what, color=line.get_color())
-        side.tick_params(axis="y", labelcolor=line.get_color())
+    right.plot(x, accuracies, color=BLUE, marker=marker, markersize=3.2)
+    for side, colour, what in ((axes, ORANGE_TEXT, "loss"), (right, BLUE, f"accuracy, best {max(accuracies):.2f} %")):
+        side.set_ylabel(what, color=colour)
+        side.tick_params(axis="y", labelcolor=colour)
     right.yaxis.set_major_formatter(PERCENT)
     _limit_loss(axes, run)
     _decorate(axes, run, legend=False)

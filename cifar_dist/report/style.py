@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # Paul Tol's "bright" and "vibrant" schemes (https://sronpersonalpages.nl/~pault/).
 BLUE = "#4477AA"
 ORANGE = "#EE7733"
+ORANGE_TEXT = "#B8520E"
+"""Of letters beside what is :data:`ORANGE`, whose contrast with paper is 2.9; text requires 4.5."""
 GREEN = "#228833"
 RED = "#CC3311"
 PURPLE = "#AA3377"

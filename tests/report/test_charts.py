@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
+from support.contrast import LEAST, contrast
 
 from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.evaluation.folder import write_evaluation
@@ -103,6 +106,16 @@ def test_an_early_outlier_flattens_no_curve_and_is_named_and_a_loss_that_rose_is
             if axes.get_title() in ("Loss", "Validation"):
                 assert tops[0] < axes.get_ylim()[1] < tops[1]
                 assert [text.get_text().strip() for text in axes.texts] == ([] if last > 30 else ["30"])
+
+
+def test_every_text_beside_a_curve_can_be_read(tmp_path: Path, drawn: list[Figure]) -> None:
+    records = [Record(step, step - 1, "train", 2.3 / step, 0.5, 10, 0.1, lr=0.1) for step in (1, 2, 3)]
+    records += [Record(step, step - 1, "val", 30.0 / step**4, 0.5, 10, 0.1) for step in (1, 2, 3)]
+    curves.draw_curves(records, [], tmp_path, 1)
+    texts = [text for one in drawn for text in one.findobj(Text) if isinstance(text, Text) and text.get_text()]
+    assert {"30", "loss", "Validation"} <= {text.get_text().strip() for text in texts}
+    for text in texts:
+        assert contrast(np.array(to_rgb(text.get_color())), np.ones(3)) >= LEAST, text.get_text()
 
 
 def test_a_run_that_has_diverged_flattens_no_other(tmp_path: Path, drawn: list[Figure]) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from support.browser import browse, needs_browser
+from support.contrast import LEAST, contrast, rgb
 
 from cifar_dist.report.confusions import CSS, explore_confusions
 from cifar_dist.report.evaluation_files import Evaluation
@@ -37,17 +38,6 @@ def evaluation(predicted: list[int], classes: int, names: list[str] | None = Non
 
 def image_of(sample: int) -> NDArray[np.uint8]:
     return np.full((4, 6, 3), sample % 256, np.uint8)
-
-
-def rgb(colour: str) -> NDArray[np.float64]:
-    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
-    return np.array([int(digits[place : place + 2], 16) for place in (0, 2, 4)]) / 255
-
-
-def contrast(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    linear = [np.where(c <= 0.03928, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) for c in (one, other)]
-    light = sorted(float(c @ (0.2126, 0.7152, 0.0722)) + 0.05 for c in linear)
-    return light[1] / light[0]
 
 
 class Explorer(HTMLParser):
@@ -136,7 +126,6 @@ def test_many_classes_without_a_mistake_have_no_empty_table() -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_number_of_the_matrix_can_be_read(scheme: str) -> None:
-    """A contrast of at least 4.5, see https://www.w3.org/TR/WCAG21/#contrast-minimum."""
     dark = scheme == "dark"
     paper = re.findall(r"--paper: (#\w{6})", html_page("", ""))[dark]
     ink = re.findall(r"\.matrix a {[^}]* color: (#\w+);", CSS)[dark]
@@ -149,7 +138,7 @@ def test_every_number_of_the_matrix_can_be_read(scheme: str) -> None:
         for kind, colour, share, count in cells:
             part = int(share, 16) / 255
             cell = part * rgb(colour) + (1 - part) * rgb(paper)
-            assert contrast(cell, rgb(full if "full" in kind else ink)) >= 4.5, (kind, count)
+            assert contrast(cell, rgb(full if "full" in kind else ink)) >= LEAST, (kind, count)
 
 
 def test_the_colours_of_the_matrix_are_printed() -> None:
