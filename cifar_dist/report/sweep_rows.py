@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_dist.errors import UserError
-from cifar_dist.report.style import BLUE, DPI, GREY, ORANGE, figure, short_names
+from cifar_dist.report.style import BLUE, DPI, FAINT, ORANGE, figure, short_names
 
 _SPLITS = (("val", BLUE, -0.14), ("test", ORANGE, 0.14))  # colour, and offset from the middle of the row
 _NAME = 44  # characters
@@ -65,7 +65,7 @@ def draw_comparison(title: str, rows: Sequence[Compared], path: Path, test: str 
         for place, row in enumerate(rows):
             known = bool(row.val or row.test)
             text = row.beside if known else "not measured"
-            axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), va="center", color=GREY, fontsize=8.5)
+            axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), va="center", color=FAINT, fontsize=8.5)
         axes.set_yticks(range(len(rows)), names)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel("accuracy, %")

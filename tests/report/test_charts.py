@@ -17,7 +17,7 @@ from support.contrast import LEAST, contrast
 from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.evaluation.folder import write_evaluation
 from cifar_dist.evaluation.predict import Predictions
-from cifar_dist.report import curves, overlay
+from cifar_dist.report import curves, overlay, sweep_rows
 from cifar_dist.report.evaluation import draw_evaluation
 from cifar_dist.report.evaluation_files import read_evaluation
 from cifar_dist.report.sheet import sheet
@@ -108,12 +108,13 @@ def test_an_early_outlier_flattens_no_curve_and_is_named_and_a_loss_that_rose_is
                 assert [text.get_text().strip() for text in axes.texts] == ([] if last > 30 else ["30"])
 
 
-def test_every_text_beside_a_curve_can_be_read(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_every_text_beside_curves_and_rows_can_be_read(tmp_path: Path, drawn: list[Figure]) -> None:
     records = [Record(step, step - 1, "train", 2.3 / step, 0.5, 10, 0.1, lr=0.1) for step in (1, 2, 3)]
     records += [Record(step, step - 1, "val", 30.0 / step**4, 0.5, 10, 0.1) for step in (1, 2, 3)]
     curves.draw_curves(records, [], tmp_path, 1)
+    sweep_rows.draw_comparison("A sweep", [sweep_rows.Compared("a", [0.5], [], "1 run")], tmp_path / "sweep.png")
     texts = [text for one in drawn for text in one.findobj(Text) if isinstance(text, Text) and text.get_text()]
-    assert {"30", "loss", "Validation"} <= {text.get_text().strip() for text in texts}
+    assert {"30", "loss", "Validation", "1 run"} <= {text.get_text().strip() for text in texts}
     for text in texts:
         assert contrast(np.array(to_rgb(text.get_color())), np.ones(3)) >= LEAST, text.get_text()
 
