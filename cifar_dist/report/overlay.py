@@ -55,10 +55,11 @@ def draw_overlay(runs: Sequence[Overlaid], path: Path) -> Path:
     Dashed lines are the training data, solid lines the validation split, and stars the final evaluations. Of more than
     :data:`SIGNS` runs, some look alike.
     """
-    with figure(path, 13, 4.5 + 0.25 * ((len(runs) - 1) // 4)) as drawing:
+    title = f"Loss and accuracy of {', '.join(run.name for run in runs)}"
+    with figure(path, 13, 4.5 + 0.25 * ((len(runs) - 1) // 4), title=title) as drawing:
         loss, accuracy = drawing.subplots(1, 2)
-        for axes, title in ((loss, "Loss"), (accuracy, "Accuracy")):
-            axes.set_title(title)
+        for axes, what in ((loss, "Loss"), (accuracy, "Accuracy")):
+            axes.set_title(what)
             axes.set_xlabel("epoch")
         lines, tops = [], list[float]()
         for place, run in enumerate(runs):

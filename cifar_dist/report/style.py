@@ -112,7 +112,7 @@ class Picture:
 
 @contextmanager
 def figure(
-    path: Path, width: float, height: float, layout: Literal["constrained"] | None = "constrained"
+    path: Path, width: float, height: float, layout: Literal["constrained"] | None = "constrained", title: str = ""
 ) -> Iterator[Figure]:
     """Yield a figure, sized in inches; write it to ``path``, atomically, if the block does not raise.
 
@@ -120,6 +120,7 @@ def figure(
         path: its suffix decides the format, see :data:`FORMATS`; without one it is PNG.
         width, height: in inches.
         layout: how axes and texts get their room; None: who draws them places them.
+        title: what the file says that it shows, for programs that search or read aloud: its letters are lines.
     """
     import logging
     import warnings
@@ -137,7 +138,8 @@ def figure(
         FigureCanvasAgg(drawing)  # with it one renderer measures all texts; otherwise each text creates its own
         yield drawing
         content, suffix = io.BytesIO(), path.suffix.lower() or ".png"
-        drawing.savefig(content, format=suffix[1:], metadata=FORMATS[suffix])
+        about = {"Title": printable(title)} if title else {}
+        drawing.savefig(content, format=suffix[1:], metadata={**FORMATS[suffix], **about})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_output(path, content.getvalue())
 

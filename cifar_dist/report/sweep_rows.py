@@ -46,7 +46,8 @@ def draw_comparison(title: str, rows: Sequence[Compared], path: Path, test: str 
     if side * DPI > _MOST_PIXELS:
         most = int((_MOST_PIXELS / DPI - _HEAD) / _ROW)
         raise UserError(f"{path} has room for {most:,} rows, and the table has {len(rows):,}; use --csv instead")
-    with figure(path, 5.5 + 0.075 * max(map(len, names), default=0), side) as drawing:
+    about = f"{title}: {', '.join(row.name for row in rows)}"
+    with figure(path, 5.5 + 0.075 * max(map(len, names), default=0), side, title=about) as drawing:
         axes = drawing.subplots()
         axes.set_title(title)
         for split, colour, shift in _SPLITS:

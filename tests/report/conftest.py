@@ -19,8 +19,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     figures: list[Figure] = []
 
     @contextmanager
-    def kept(path: Path, width: float, height: float) -> Iterator[Figure]:
-        with figure(path, width, height) as drawing:
+    def kept(path: Path, width: float, height: float, *, title: str = "") -> Iterator[Figure]:
+        with figure(path, width, height, title=title) as drawing:
             yield drawing
         figures.append(drawing)
 

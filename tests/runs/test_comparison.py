@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -140,6 +141,19 @@ def test_a_run_that_has_not_begun_has_no_curve_and_breaks_no_picture(here: Path)
     write_run(here / "runs" / "a", CONFIG, epochs=0)
     assert cli.run(["runs", "compare", "a", "--picture", "out.png"]) == 0
     assert Image.open("out.png").width > 1000
+
+
+def test_the_names_of_the_runs_in_a_picture_can_be_searched(here: Path) -> None:
+    """Its letters are lines."""
+    names = ["a<b&", "c\u202ed"]
+    for name in names:
+        write_run(here / "runs" / name, CONFIG, epochs=0)
+    said = "Loss and accuracy of a<b&, c\\u202ed"
+    assert cli.run(["runs", "compare", *names, "--picture", "out.svg"]) == 0
+    root = ElementTree.parse("out.svg").getroot()
+    assert root.findtext("{http://www.w3.org/2000/svg}title") == said
+    assert cli.run(["runs", "compare", *names, "--picture", "out.png"]) == 0
+    assert Image.open("out.png").info["Title"] == said
 
 
 def test_a_picture_of_more_runs_than_it_has_signs_for_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
