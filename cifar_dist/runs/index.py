@@ -58,15 +58,17 @@ def write_index(folder: Path, entries: Sequence[ListedRun] | None = None) -> Pat
     before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     if path.exists() and not _OWN.search(before):
         raise UserError(f"{path} exists and is not a page of runs; move it")
+    titles = "".join(f"<th{_class(title)}>{title}</th>" for title in (*_TEXTS, *_FIGURES))
+    head = f"<thead><tr>{titles}</tr></thead>"
     if entries is not None:
         dated = [(entry.written, _row(entry, folder)) for entry in entries]
     else:  # at the end of each run of a sweep: to read all of them would take ever longer
-        known = {found[1]: found[0] for found in _ROW.finditer(before)}
+        reusable = _ROW.finditer(before) if head in before else ()  # an earlier version may have other columns
+        known = {found[1]: found[0] for found in reusable}
         runs = find_runs(folder, show=False)
         dated = [(written(run), known.get(version(run)) or _row(describe(run), folder)) for run in runs]
     rows = _tell_data_apart("".join(row for _, row in sorted(dated, key=lambda dated: -dated[0])))
-    head = "".join(f"<th{_class(title)}>{title}</th>" for title in (*_TEXTS, *_FIGURES))
-    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    table = f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>'
     heading = f"<h1>{counted(len(dated), 'run')} in {escape(str(folder))}</h1>"
     title = _TITLE + "/".join(Path(os.path.abspath(folder)).parts[-2:])  # most are named "runs"
     write_atomic(path, page(title, f"{heading}\n{table}", _CSS))

@@ -54,6 +54,15 @@ def test_the_page_reads_again_only_the_runs_that_have_changed(here: Path) -> Non
     assert set(page(lambda: None)) == {"b", "c", "d"}
 
 
+def test_a_page_with_other_columns_lends_no_row(here: Path) -> None:
+    """Its cells would be below the titles of others."""
+    write_run(here / "runs" / "a", CONFIG, test=0.5)
+    path = write_index(here / "runs")
+    of_this_version = path.read_text()
+    path.write_text(re.sub("<th[^>]*>TTA</th>", "", of_this_version).replace("tiny-cnn", "kept"))
+    assert write_index(here / "runs").read_text() == of_this_version
+
+
 def test_the_page_tells_data_of_one_name_apart(here: Path) -> None:
     """Also in rows that are kept from before, when there was one."""
     runs, shown, lines = here / "runs", list[list[str]](), list[list[str]]()
