@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check tables bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -68,6 +68,11 @@ check: $(READY) ## lint, format, types, arrows between the modules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+tables: $(READY) ## write the tables of docs/ that are computed from the code, the recipes and the benchmarks
+	@# The other two are of trainings: make_pictures.py trains, and make_results.py is given runs.
+	@set -e; for script in $(filter-out docs/make_pictures.py docs/make_results.py, $(wildcard docs/make_*.py)); do \
+	    echo "== $$script"; $(IN_VENV) python "$$script"; done
 
 bench: $(READY) ## run the benchmarks, each a ratio against a named peer
 	@# peers.py requires scripts that are not ours to distribute.

@@ -112,9 +112,13 @@ def problems() -> list[str]:
     """One line for each recipe or sweep without a source, unexplained difference, and statement that is not so."""
     sources = _read()
     known = {*sources["recipes"], *sources["sweeps"], *sources["own"]}
-    shipped = {*recipe.shipped(), *sweep_file.shipped()}
-    found = [f"{name}: no entry in {SOURCES.name}" for name in sorted(shipped - known)]
-    found += [f"{name}: in {SOURCES.name}, but not shipped" for name in sorted(known - shipped)]
+    shipped = {**dict.fromkeys(recipe.shipped(), "recipes"), **dict.fromkeys(sweep_file.shipped(), "sweeps")}
+    found = [
+        f'{name}: no entry in docs/{SOURCES.name}; add "{name}" = "what it is for" below [own], or '
+        f'[{shipped[name]}."{name}"] with what its source says, and run: make tables'
+        for name in sorted(shipped.keys() - known)
+    ]
+    found += [f"{name}: not shipped; remove it from docs/{SOURCES.name}" for name in sorted(known - shipped.keys())]
     entries = _recipe_entries(sources)
     found += [line for entry in entries.values() for line in (*entry.unexplained, *entry.stale)]
     rows = _sweep_entries(sources, entries)

@@ -27,6 +27,13 @@ CHEAP: dict[str, object] = {"train.epochs": 2, "eval.tta": "0", "model.name": "t
 """The settings of ``demo`` on the other pages."""
 PACKING = "cifar-dist pack digits shards/digits\n"
 """With what most pages begin. It runs on docs/data.md; elsewhere a packed dataset is copied, mostly a small one."""
+MET = """
+ruff check draw_bars.py cifar_dist/models
+ruff format --check draw_bars.py cifar_dist/models
+lint-imports --no-logo
+python -m pytest -q -p no:cacheprovider tests/docs/test_generated_tables.py tests/docs/test_mentions.py
+"""
+"""What CONTRIBUTING.md adds meets these parts of ``make check`` and ``make test``, which take seconds."""
 FEW = {"train.batch_size": 13}
 """With which an epoch of the small dataset has the twenty steps that the pages name."""
 
@@ -69,6 +76,8 @@ def test_the_commands_of_a_page_work(page: Path, digits: Path, all_digits: Path,
         elif is_run(block):
             text = block.text.replace(PACKING, "") if is_packed else block.text
             run(text, copy, real if block.text.startswith("make demo") else forked)
+    if page.name == "CONTRIBUTING.md":
+        run(MET, copy, forked)
     for name, accuracy in accuracies(copy).items():
         print(f"{page.relative_to(ROOT)}: {name} ends at {accuracy:.2%}")
         assert accuracy > LEAST, name
@@ -129,8 +138,8 @@ def make_demo_cheap(copy: Path, settings: dict[str, object]) -> None:
 
 
 def run(text: str, copy: Path, env: dict[str, str]) -> None:
-    """Run a block; the tests are not run inside the tests."""
-    script = re.sub(r"^make test\b.*$", "", text, flags=re.M)
+    """Run a block; the tests are not run inside the tests, nor the checks, which take a minute."""
+    script = re.sub(r"^make (check|test)\b.*$", "", text, flags=re.M)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=copy,

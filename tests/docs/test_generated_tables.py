@@ -6,6 +6,8 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +24,9 @@ from cifar_dist.config.named_items import item_root
 from cifar_dist.distributed.engine import Engine
 from cifar_dist.models.registry import names
 
+OF_TRAININGS = {"pictures", "results"}
+TABLES = sorted({path.stem.removeprefix("make_") for path in (ROOT / "docs").glob("make_*.py")} - OF_TRAININGS)
+
 
 @functools.cache
 def script(name: str) -> ModuleType:
@@ -34,11 +39,19 @@ def script(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["config", "engines", "performance", "recipes", "scaling", "sources"])
+@pytest.mark.parametrize("page", TABLES)
 def test_the_tables_are_up_to_date(page: str) -> None:
     made = script(f"make_{page}")
     document = made.DOCUMENT.read_text(encoding="utf-8")
-    assert made.up_to_date(document) == document, f"run: python docs/make_{page}.py"
+    assert made.up_to_date(document) == document, "run: make tables"
+
+
+def test_make_writes_every_table() -> None:
+    variables = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+    done = subprocess.run(
+        ["make", "--dry-run", "tables"], cwd=ROOT, env=variables, capture_output=True, text=True, check=True
+    )
+    assert sorted(re.findall(r"docs/make_(\w+)\.py", done.stdout)) == TABLES
 
 
 def test_the_results_of_runs_are_recorded_on_a_page(tmp_path: Path) -> None:
@@ -59,7 +72,7 @@ def test_the_results_of_runs_are_recorded_on_a_page(tmp_path: Path) -> None:
 def test_the_table_of_the_readme_is_up_to_date() -> None:
     made = script("make_performance")
     document = made.README.read_text(encoding="utf-8")
-    assert made.readme_up_to_date(document) == document, "run: python docs/make_performance.py"
+    assert made.readme_up_to_date(document) == document, "run: make tables"
 
 
 def test_the_table_of_engines_has_all_that_come_with_the_package() -> None:
@@ -75,7 +88,7 @@ def test_no_difference_between_a_recipe_and_its_source_is_unexplained() -> None:
 
 def test_a_difference_that_no_recipe_head_names_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = script("make_sources")
-    sources = compared._read()
+    sources, others = compared._read(), set(compared.problems())
     said = sources["recipes"]["se-resnet"]
     said["settings"]["optim"]["nesterov"] = True
     said["settings"]["train"]["epochs"] = 100
@@ -83,9 +96,15 @@ def test_a_difference_that_no_recipe_head_names_is_reported(monkeypatch: pytest.
     said["unlike"] = ["the order of the samples"]
     sources["sweeps"]["batch-size"]["rows"]["batch_size=32"]["settings"]["train"]["epochs"] = 34
     monkeypatch.setattr(compared, "_read", lambda: sources)
-    del sources["own"]["demo"]
-    assert [line.partition(" in the head")[0] for line in compared.problems()] == [
-        "demo: no entry in sources.toml",
+    del sources["own"]["demo"], sources["own"]["custom-resnet-blocks"]
+    sources["own"]["gone"] = "a recipe that was deleted"
+    problems = [line for line in compared.problems() if line not in others]
+    assert [line.partition(" in the head")[0] for line in problems] == [
+        'custom-resnet-blocks: no entry in docs/sources.toml; add "custom-resnet-blocks" = "what it is for" below '
+        '[own], or [sweeps."custom-resnet-blocks"] with what its source says, and run: make tables',
+        'demo: no entry in docs/sources.toml; add "demo" = "what it is for" below [own], or '
+        '[recipes."demo"] with what its source says, and run: make tables',
+        "gone: not shipped; remove it from docs/sources.toml",
         "se-resnet: optim.nesterov is not named under 'Differs:'",
         "se-resnet: parameters is not named under 'Differs:'",
         "se-resnet: the order of the samples is not named under 'Differs:'",

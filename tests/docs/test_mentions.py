@@ -189,7 +189,7 @@ def test_what_a_resume_may_change_is_listed() -> None:
 def test_every_dataset_file_and_launch_config_is_documented() -> None:
     data, launching = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("data.md", "launching.md"))
     for path in (ROOT / "shards").glob("[a-z]*.toml"):
-        assert f"`{path.stem}`" in data
+        assert f"`{path.stem}`" in data, f"add `{path.stem}` to the datasets below the table of docs/data.md"
     for path in (ROOT / "launch").glob("*.yaml"):
         assert re.search(rf"^\| `{path.stem}` \|", launching, re.M), path.name
 
