@@ -1,8 +1,11 @@
-"""The shape of the code: few files at the root, and no function of the loop that does not fit a screen."""
+"""The shape of the code: few files at the root, no function of the loop that does not fit a screen, no data in git."""
 
 from __future__ import annotations
 
 import ast
+import shutil
+import subprocess
+from pathlib import Path
 
 from support.running import ROOT
 
@@ -30,3 +33,19 @@ def test_no_function_of_the_loop_is_longer_than_a_screen() -> None:
     }
     assert len(lengths) > 300
     assert {name: lines for name, lines in lengths.items() if lines >= LONGEST} == {}
+
+
+def test_git_ignores_data_and_runs_also_where_they_are_links_to_another_disk(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    (tmp_path / "shards").mkdir()
+    for name in ("README.md", "mine.toml"):
+        (tmp_path / "shards" / name).touch()
+    (tmp_path / "scratch").mkdir()
+    for name in ("runs", "wandb", ".venv", "shards/cifar10", "shards/.cifar10.locks"):
+        (tmp_path / name).symlink_to(tmp_path / "scratch")
+    listed = subprocess.run(
+        [*git, "ls-files", "--others", "--exclude-standard"], capture_output=True, text=True, check=True
+    )
+    assert listed.stdout.split() == [".gitignore", "shards/README.md", "shards/mine.toml"]
