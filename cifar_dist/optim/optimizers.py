@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cifar_dist.config import OptimConfig
@@ -39,28 +40,33 @@ def build_optimizer(
         UserError: muon with a model that has no trainable hidden layers, or with gradual unfreezing; a plug-in builds
             something else, or groups that the trainer could not set.
     """
-    if isinstance(config, MuonConfig):
-        if gradual:
-            raise UserError("model.unfreeze does not work with optim.name muon; use --optim.name sgd or adamw")
-        return _build_muon(config, model)
     staged = isinstance(config, StagedOptimConfig) and not config.backbone_lr == config.layer_decay == 1
-    if not (gradual or staged):
-        return _built(config, _groups(config, model.parameters()), model)
-    groups = []
-    for distance, parameters in reversed([*enumerate(reversed(stages))]):
-        scale = _stage_scale(config, distance)
-        place = {"stage": distance, "lr_scale": scale}
-        groups += [{**group, **place} for group in _groups(config, parameters)]
+    groups = _groups_of_stages(config, stages) if gradual or staged else _groups(config, model.parameters())
     assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in model.parameters())
-    return _built(config, groups, model)
+    return _build_checked(functools.partial(_create, config, model), groups, config, model)
 
 
-def _built(config: OptimConfig, groups: list[dict[str, Any]], model: nn.Module) -> Optimizer:
-    """Build the optimizer, which may be a plug-in's, and check it."""
+def _create(config: OptimConfig, model: nn.Module, groups: list[dict[str, Any]]) -> Optimizer:
+    """Create the optimizer over ``groups``; one that ``config.build`` cannot import is created here."""
+    if isinstance(config, MuonConfig):
+        return _create_muon(config, model, groups)
+    return config.build(groups)
+
+
+def _build_checked(
+    build: Callable[[list[dict[str, Any]]], object],
+    groups: list[dict[str, Any]],
+    config: OptimConfig,
+    model: nn.Module,
+) -> Optimizer:
+    """Build an optimizer over ``groups``, and refuse one that lost a parameter or its stage, or has a rate of its own.
+
+    It may be a plug-in's.
+    """
     from torch.optim import Optimizer
 
     stages = _stages(groups)  # now: build may change its argument
-    built: object = config.build(groups)
+    built = build(groups)
     if not isinstance(built, Optimizer):
         raise UserError(f"optim.name {config.name}: build returned {type(built).__name__}, not a torch.optim.Optimizer")
     if wrong := _wrong_step(built) or _wrong_groups(built, config.lr, stages, model):
@@ -126,15 +132,18 @@ def _stage_scale(config: OptimConfig, distance: int) -> float:
     return float(config.backbone_lr * config.layer_decay ** (distance - 1))
 
 
-def _build_muon(config: MuonConfig, model: nn.Module) -> Optimizer:
-    """Build Muon over the hidden layers, with ``config.rest`` over the other parameters at its own rate."""
+def _create_muon(config: MuonConfig, model: nn.Module, groups: list[dict[str, Any]]) -> Optimizer:
+    """Create Muon over the hidden layers, with ``config.rest`` over the other parameters at its own rate."""
     from cifar_dist.optim.muon import Muon, hidden_weights
 
+    if any("stage" in group for group in groups):
+        raise UserError("model.unfreeze does not work with optim.name muon; use --optim.name sgd or adamw")
     hidden = hidden_weights(model)
     if not hidden:
         raise UserError("optim.name muon needs trainable hidden layers and this model has none; use --optim.name sgd")
     matrices = {id(weight) for weight in hidden}
-    rest = _built(config, _groups(config, (p for p in model.parameters() if id(p) not in matrices)), model)
+    others = [{**group, "params": [p for p in group["params"] if id(p) not in matrices]} for group in groups]
+    rest = _build_checked(config.build, [group for group in others if group["params"]], config, model)
     for group in rest.param_groups:
         group["lr_scale"] = config.rest_lr
     return Muon(
@@ -163,6 +172,15 @@ def thaw(groups: Iterable[dict[str, Any]], learning: int) -> None:
     for group in groups:
         if "stage" in group:
             group["lr_scale"] = group["stage_lr_scale"] if group["stage"] < learning else 0.0
+
+
+def _groups_of_stages(config: OptimConfig, stages: Sequence[Sequence[nn.Parameter]]) -> list[dict[str, Any]]:
+    """Group the parameters of each stage, the head last, with what :func:`thaw` needs."""
+    groups = []
+    for distance, parameters in reversed([*enumerate(reversed(stages))]):
+        place = {"stage": distance, "lr_scale": _stage_scale(config, distance)}
+        groups += [{**group, **place} for group in _groups(config, parameters)]
+    return groups
 
 
 def _groups(config: OptimConfig, parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from cifar_dist.config import OptimConfig, SGDConfig, StagedOptimConfig
 from cifar_dist.config.optim import AdamConfig, AdamWConfig, MuonAdamWConfig, MuonConfig, MuonSGDConfig
 from cifar_dist.errors import UserError
 from cifar_dist.models import build
+from cifar_dist.optim import muon
 from cifar_dist.optim.optimizers import build_optimizer, thaw
 
 
@@ -114,10 +115,17 @@ def test_muon_refuses_a_model_without_hidden_layers() -> None:
 
 
 def test_muon_is_not_for_gradual_unfreezing() -> None:
+    model = small_model()
     with pytest.raises(
         UserError, match=r"model\.unfreeze does not work with optim\.name muon; use --optim\.name sgd or adamw"
     ):
-        build_optimizer(MuonSGDConfig(), small_model(), gradual=True)
+        build_optimizer(MuonSGDConfig(), model, stages_of(model), gradual=True)
+
+
+def test_an_optimizer_of_this_package_is_checked_as_that_of_a_plug_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muon, "Muon", lambda hidden, *_, **options: torch.optim.SGD(hidden, lr=options["lr"]))
+    with pytest.raises(UserError, match=r"optim\.name muon: build left out 0\.weight, which would never train"):
+        build_optimizer(MuonSGDConfig(), small_model())
 
 
 # ---- stages -----------------------------------------------------------------------------------------------------
