@@ -20,7 +20,7 @@ from pathlib import Path
 from cifar_dist.data.archive_member import Member, is_of_system, limited
 from cifar_dist.data.archive_tar import walk_tar
 from cifar_dist.data.archive_zip import walk_zip, way_to_unpack
-from cifar_dist.data.source_suffixes import ARCHIVE_SUFFIXES, NPZ_SUFFIX
+from cifar_dist.data.source_suffixes import ARCHIVE_SUFFIXES, FILE_ENDINGS, NPZ_SUFFIX
 from cifar_dist.errors import UserError, quoted
 from cifar_dist.files.reading import is_utf8, require_utf8_locale
 from cifar_dist.formatting import counted, list_some
@@ -217,7 +217,7 @@ def _walk_archive(path: Path) -> Iterator[Member]:
         return walk_zip(path)
     if not path.name.lower().endswith(ARCHIVE_SUFFIXES):
         raise UserError(
-            f"{path} is not a folder or an archive ({', '.join(ARCHIVE_SUFFIXES)}), a .pkl or an .npz; unpack it to a "
-            "folder, or save its arrays with: np.savez('NAME.npz', x_train=images, y_train=labels)"
+            f"{path} is not a folder or a file that ends in {FILE_ENDINGS}; unpack it to a folder, or save its arrays "
+            "with: np.savez('NAME.npz', x_train=images, y_train=labels)"
         )
     return walk_tar(path)

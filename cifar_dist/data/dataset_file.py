@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 from cifar_dist.config.section import expand_path
 from cifar_dist.config.toml_text import read_toml
 from cifar_dist.data.image_files import MAX_SIDE
-from cifar_dist.data.source_suffixes import FILE_SUFFIXES
+from cifar_dist.data.source_suffixes import FILE_ENDINGS, FILE_SUFFIXES
 from cifar_dist.errors import UserError, nearest
 from cifar_dist.files.checkout import repository
 
@@ -62,10 +62,9 @@ class DatasetFile(BaseModel, frozen=True, extra="forbid", strict=True):
             if not re.fullmatch(f"{_CHARACTERS}*", self.archive_name):
                 raise ValueError('archive must be a plain file name, for example archive = "cifar-10-python.tar.gz"')
             if not self.archive_name.lower().endswith(FILE_SUFFIXES):
-                shown = f"{', '.join(FILE_SUFFIXES[:-1])} or {FILE_SUFFIXES[-1]}"
                 raise ValueError(
-                    f"the name '{self.archive_name}' does not say what the URL sends; add a name that ends in {shown}, "
-                    'for example archive = "NAME.zip"'
+                    f"the name '{self.archive_name}' does not say what the URL sends; add a name that ends in "
+                    f'{FILE_ENDINGS}, for example archive = "NAME.zip"'
                 )
         return self
 

@@ -120,6 +120,8 @@ def _open_path(path: Path, size: int | None, *, skip_unusable: bool, show: bool)
     stem = path.resolve().name
     origin = {"kind": data.kind, "name": stem}
     if path.is_file():
+        of_known_kind = path.name.lower().endswith(FILE_SUFFIXES)
+        assert of_known_kind, f"{path} was read; add its suffix to FILE_SUFFIXES in cifar_dist/data/source_suffixes.py"
         with waiting(f"computing the checksum of {stem}", show=show):
             origin["sha256"] = sha256(path)
         suffix = next((one for one in FILE_SUFFIXES if stem.lower().endswith(one)), "")

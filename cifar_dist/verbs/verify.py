@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cifar_dist.data.source_suffixes import ARRAY_SUFFIXES
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.terminal.notice import print_notes
 from cifar_dist.verbs.arguments import user_path
@@ -15,13 +16,13 @@ COLLECTIVE = False
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("path", type=user_path, help="a packed dataset, or an unlabelled set (.pkl or .npz)")
+    unlabelled = f"an unlabelled set ({', '.join(ARRAY_SUFFIXES)})"
+    verb.add_argument("path", type=user_path, help=f"a packed dataset, or {unlabelled}")
 
 
 def run(arguments: argparse.Namespace) -> int:
     path: Path = arguments.path
     with loading():
-        from cifar_dist.data.source_suffixes import ARRAY_SUFFIXES
         from cifar_dist.data.unlabelled import read_unlabelled
 
     if path.is_file() and path.suffix.lower() in ARRAY_SUFFIXES:

@@ -9,9 +9,11 @@ import pytest
 from support import dataset_builders as build
 from support.opened_sources import one_line, open_quietly
 
+from cifar_dist.data import sources
 from cifar_dist.data.dataset_file import find_dataset_file
 from cifar_dist.data.index import index
 from cifar_dist.data.pack import pack
+from cifar_dist.data.source_suffixes import ARCHIVE_SUFFIXES
 from cifar_dist.errors import UserError
 from cifar_dist.files import checkout
 
@@ -27,7 +29,8 @@ def test_a_source_that_does_not_exist_suggests_the_nearest(tmp_path: Path) -> No
     for name in ("C:\\Users\\me\\cats", "D:/cats"):
         assert "is a path of Windows; write it as this system does" in one_line(name)
     (tmp_path / "a.rar").write_bytes(b"x")
-    assert "is not a folder or an archive (.tar, .tar.gz, .tgz, .zip)" in one_line(tmp_path / "a.rar")
+    readable = "is not a folder or a file that ends in .tar, .tar.gz, .tgz, .zip, .pkl, .pickle or .npz; "
+    assert readable in one_line(tmp_path / "a.rar")
     for _ in ("does not exist", "exists"):
         says = "source '{0}' does not say what to use of that file; write {0}:Attribute"
         assert one_line(tmp_path / "bars.py").endswith(says.format(tmp_path / "bars.py"))
@@ -66,6 +69,18 @@ def test_a_name_alone_is_the_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_unsupported_file_formats_are_refused_with_a_supported_one(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
     assert "save its arrays with: np.savez('NAME.npz', x_train=images, y_train=labels)" in one_line(tmp_path / name)
+
+
+def test_a_reader_of_files_whose_suffix_is_not_listed_fails_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would half work: the suffix would be part of the dataset's name, and a URL of such a file refused."""
+    images = np.zeros((2, 8, 8, 3), dtype=np.uint8)
+    path = build.write_npz(tmp_path / "two.npz", {"x_train": images, "y_train": [0, 1]})
+    assert open_quietly(str(path)).name == "two"
+    monkeypatch.setattr(sources, "FILE_SUFFIXES", ARCHIVE_SUFFIXES)
+    with pytest.raises(AssertionError, match=r"add its suffix to FILE_SUFFIXES in cifar_dist/data/source_suffixes\.py"):
+        open_quietly(str(path))
 
 
 def test_files_written_on_windows_are_read(tmp_path: Path) -> None:
