@@ -45,11 +45,12 @@ _EVALUATIONS_SHOWN = 3
 _ROWS_SHOWN = 40
 
 
-def write_report(run: RunFolder) -> Path:
+def write_report(run: RunFolder, data: Path | None = None) -> Path:
     """Redraw a run's figures, write its ``report.html`` and return its path.
 
     Args:
         run: the run folder; only ``config.toml`` is required.
+        data: a packed dataset, which may be that of the run where its settings name another place.
 
     Raises:
         UserError: it is not a run folder.
@@ -78,7 +79,7 @@ def write_report(run: RunFolder) -> Path:
     here: Manifest | None = None
     try:
         own_data = run.read_manifest()
-        here = _find_data(run, config.data.path, own_data)
+        here = _find_data(run, [Path(config.data.path), *filter(None, [data])], own_data)
     except UserError as error:
         if evaluations:
             has = "has the sheets of images that were drawn before, and no images of confusions"
@@ -124,17 +125,26 @@ def _evaluations(folder: RunFolder) -> list[Evaluation]:
     return sorted(found, key=lambda evaluation: final is None or evaluation.folder != final.path)
 
 
-def _find_data(run: RunFolder, place: str, own_data: Manifest) -> Manifest:
+def _find_data(run: RunFolder, places: Sequence[Path], own_data: Manifest) -> Manifest:
     """Read the packed dataset of the run.
 
+    Args:
+        run: the run.
+        places: where it may be; the first is that of the run's settings.
+        own_data: its manifest.
+
     Raises:
-        UserError: it is no longer in its place, or damaged.
+        UserError: it is in none of them, or damaged.
     """
-    if is_dataset(Path(place)):
+    for place in filter(is_dataset, places):
         here = Manifest.load(place)
         if here.fingerprint == own_data.fingerprint:
             return here
-    raise UserError(f"the dataset of {run.path} is not at {place}; run cifar-dist report again where it is")
+    path = quoted(run.path)
+    way = f"give its place: cifar-dist resume {path} --data.path DIR"
+    if not run.is_finished():  # a resume would train it
+        way = f"write its place into {run.config}, and repeat: cifar-dist report {path}"
+    raise UserError(f"the dataset of {run.path} is not at {places[0]}; {way}")
 
 
 def _images(here: Manifest | None, evaluation: Evaluation) -> ImageOf | None:

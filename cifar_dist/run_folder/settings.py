@@ -6,6 +6,7 @@ A resume that contradicts them is refused with the key that differs and commands
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,19 @@ def write_settings(folder: RunFolder, config: Config) -> None:
     text = to_toml(config)
     write_atomic(folder.config, text)
     write_atomic(folder.started_config, text)
+
+
+def write_data_path(folder: RunFolder, path: str) -> None:
+    """Write another ``data.path`` into the settings of a run, in both files, which may differ otherwise.
+
+    Raises:
+        UserError: they are damaged.
+        OSError: they cannot be written.
+    """
+    files = [file for file in (folder.config, folder.started_config) if file.is_file()]
+    configs = [read_config(file) for file in files]
+    for file, config in zip(files, configs, strict=True):
+        write_atomic(file, to_toml(replace(config, data=replace(config.data, path=path))))
 
 
 def read_settings(folder: RunFolder) -> Config:

@@ -17,25 +17,31 @@ if TYPE_CHECKING:
     from cifar_dist.runs.listing import ListedRun
 
 
-def draw(run: RunFolder) -> None:
-    """Draw the report of a run, and the page of the runs beside it; a drawing error must not fail the run."""
-    draw_report(run)
+def draw(run: RunFolder, data: Path | None = None) -> None:
+    """Draw the report of a run, and the page of the runs beside it; a drawing error must not fail the run.
+
+    Args:
+        run: the run.
+        data: a packed dataset, see :func:`cifar_dist.report.run_page.write_report`.
+    """
+    draw_report(run, data=data)
     draw_index(run.path.parent, asked=False)
 
 
-def draw_report(run: RunFolder, said_on: TextIO | None = None, which: str = "") -> None:
+def draw_report(run: RunFolder, said_on: TextIO | None = None, which: str = "", data: Path | None = None) -> None:
     """Draw the report of a run; a drawing error must not fail the run.
 
     Args:
         run: the run.
         said_on: where its path is printed; None for standard output.
         which: said of the report at a terminal meanwhile, where it is one of many.
+        data: a packed dataset, as for :func:`draw`.
     """
     try:
         with waiting(f"drawing the report {which}".rstrip(), show=is_main_process()):
             from cifar_dist.report.run_page import write_report
 
-            report = write_report(run)
+            report = write_report(run, data)
     except Exception as error:
         notice(f"cannot draw the report ({in_one_line(error)}); retry: cifar-dist report {quoted(run.path)}")
     else:

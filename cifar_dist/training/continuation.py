@@ -8,7 +8,8 @@ from typing import Final, NamedTuple
 from cifar_dist import checkpoint
 from cifar_dist.checkpoint import TrainState
 from cifar_dist.config import Config
-from cifar_dist.config.changes import LENGTH, contradiction
+from cifar_dist.config.changes import LENGTH, OF_THE_FOLDER, contradiction
+from cifar_dist.config.saved import read_config
 from cifar_dist.config.settings import settings_of
 from cifar_dist.data.dataset_folder import FILE_NAME
 from cifar_dist.data.manifest import Manifest
@@ -22,6 +23,7 @@ from cifar_dist.run_folder.settings import (
     refuse_other_settings,
     started_settings,
     way_to_start_from_weights,
+    write_data_path,
 )
 from cifar_dist.step_folder import step_name
 from cifar_dist.tracking import metrics, timeline
@@ -32,8 +34,8 @@ from cifar_dist.training.extension import change_length, state_to_continue
 from cifar_dist.training.origin import find_origin
 from cifar_dist.training.setup import TrainingSetup
 
-_OF_FINISHED_TRAINING: Final = ("eval.every", "eval.batch_size", "checkpoint.", "tracking.")
-"""Beginnings of keys that a resume may change and that affect nothing once a run is finished."""
+_OF_FINAL_EVALUATION: Final = ("eval.split", "eval.tta", "eval.tta_below")
+"""Settings that a finished run was evaluated with."""
 
 
 def discard_unbegun(folder: RunFolder) -> None:
@@ -74,8 +76,34 @@ def is_finished(config: Config) -> bool:
     return contradiction(settings_of(started), settings_of(config)) is None
 
 
+def move_data(config: Config) -> tuple[bool, str]:
+    """Write the place of the data that a config names into the settings of its run, if that :func:`is_finished`.
+
+    Returns:
+        Whether the settings have changed, and a line to report: empty where they name that place already.
+
+    Raises:
+        UserError: the run's settings are damaged.
+        InUseError: another process has locked it.
+    """
+    folder, path = RunFolder.of(config), config.data.path
+    before = read_config(folder.config).data.path
+    if before == path == read_started_settings(folder).data.path:
+        return False, ""
+    why = next((f"{file} is missing" for file in (folder.manifest, Path(path, FILE_NAME)) if not file.is_file()), "")
+    if not why:
+        try:
+            with folder.locked():
+                write_data_path(folder, path)
+        except OSError as error:
+            why = f"{folder.path} cannot be written ({error.strerror})"
+    return not why, f"data.path is still {before}: {why}" if why else f"data.path is now {path}"
+
+
 def notes_on_finished(config: Config) -> list[str]:
     """Say which settings of a config no longer have an effect on its run, which is finished; one line each.
+
+    The place of the data has one, see :func:`move_data`.
 
     Raises:
         UserError: the run's settings are damaged.
@@ -92,7 +120,8 @@ def notes_on_finished(config: Config) -> list[str]:
         notes.append(f"it was evaluated with another {other}; for this one: {command_for_verbs()} {' '.join(words)}")
     started, asked = started_settings(folder), settings_of(config)
     changed = [key for key, value in asked.items() if started.get(key, value) != value]
-    idle = [key for key in changed if key.startswith(_OF_FINISHED_TRAINING)]
+    others = (*OF_THE_FOLDER, "data.path", *(_OF_FINAL_EVALUATION if summary is not None else ()))
+    idle = [key for key in changed if key not in others]
     return [*notes, *([f"{', '.join(idle)}: without effect on a finished run"] if idle else [])]
 
 

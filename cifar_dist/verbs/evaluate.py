@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         _say(f"{split}: {summary.result()}, {counted(summary.samples, 'image')}, {summary.checkpoint}: {folder}")
         if warning := summary.warning():
             _say(f"warning: {warning}")
-        draw(trained.run)
+        draw(trained.run, data.root)
     return EXIT_DONE
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cifar_dist.errors import CollectiveTimeoutError, LostRankError, UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.launch.launched import is_main_process
-from cifar_dist.runs.reports import draw_if_outdated
+from cifar_dist.runs.reports import draw, draw_if_outdated
 from cifar_dist.verbs.arguments import RECIPE_NAME
 from cifar_dist.verbs.loading import loading
 
@@ -49,7 +49,7 @@ def train(config: Config) -> int:
     """Train the run of a config, from its start or its last checkpoint; return the exit code. Collective.
 
     A finished run is named, with the settings that have no effect on it any more, and nothing in its folder changes,
-    unless its report is outdated.
+    unless its report is outdated, or its data is in another place now.
     """
     from cifar_dist.distributed.stop_signals import StopSignals
     from cifar_dist.run_folder import RunFolder
@@ -59,17 +59,19 @@ def train(config: Config) -> int:
         with loading():
             from cifar_dist.distributed.collective_timeout import waits_explained
             from cifar_dist.distributed.start import start_engine
-            from cifar_dist.training.continuation import is_finished, notes_on_finished
+            from cifar_dist.training.continuation import is_finished, move_data, notes_on_finished
             from cifar_dist.training.trainer import Trainer
 
         with start_engine(config, signals) as engine:
             ranks = engine.ranks
+            has_moved = False
             if ranks.run_on_main(lambda: is_finished(config)):
                 code = EXIT_DONE
+                has_moved, place = ranks.run_on_main(lambda: move_data(config))
                 notes = ranks.run_on_main(lambda: notes_on_finished(config))
                 if ranks.is_main:
                     finished = f"{run.path} is finished already; another --run.name starts a new run"
-                    print(finished, *notes, sep="\n", flush=True)
+                    print(finished, *filter(None, [place]), *notes, sep="\n", flush=True)
             else:
                 with loading("opening the data"):
                     trainer = Trainer(config, engine)
@@ -77,7 +79,7 @@ def train(config: Config) -> int:
             # A launcher kills the ranks that stay longer than the first to exit with 75, so all of them wait. The code
             # is agreed: one that waits too long, or for a rank that was killed, ends with it, too.
             with suppress(CollectiveTimeoutError, LostRankError), waits_explained(config.run.collective_timeout):
-                ranks.run_on_main(lambda: draw_if_outdated(run))
+                ranks.run_on_main(lambda: draw(run) if has_moved else draw_if_outdated(run))
     return code
 
 

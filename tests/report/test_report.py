@@ -278,10 +278,11 @@ def test_images_are_not_those_of_another_dataset_of_the_same_name_and_size(digit
 
 def test_data_that_has_taken_the_place_of_that_of_the_run_is_not_shown(digits: Path, tmp_path: Path) -> None:
     own, run = Manifest.load(digits), RunFolder(tmp_path / "it")
-    assert run_page._find_data(run, str(digits), own).fingerprint == own.fingerprint
+    assert run_page._find_data(run, [digits], own).fingerprint == own.fingerprint
     dataclasses.replace(own, splits={"train": own.splits["train"]}).save(tmp_path)
-    with pytest.raises(UserError, match=f"^the dataset of {run.path} is not at {tmp_path}; run cifar-dist report"):
-        run_page._find_data(run, str(tmp_path), own)
+    with pytest.raises(UserError, match=f"^the dataset of {run.path} is not at {tmp_path}; write its place into "):
+        run_page._find_data(run, [tmp_path], own)
+    assert run_page._find_data(run, [tmp_path, digits], own).root == digits
 
 
 def test_views_of_some_images_only_are_said(digits: Path, tmp_path: Path, undrawn: None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 from support.continued_runs import STEPS, Place, events, tree
@@ -59,15 +60,43 @@ def test_a_finished_run_names_the_settings_without_effect_and_the_way_to_evaluat
     run = shutil.copytree(place.runs / "stopped", place.runs / "evaluated", symlinks=True)
     before = tree(run)
     words = ["--eval.tta", "mirror", "--eval.split", "val", "--eval.every", "2", "--tracking.wandb", "offline"]
+    words += ["--run.max_time", "2h", "--data.read_ahead", "3", "--train.profile", "4", "--checkpoint.keep", "2"]
     again = place.run("resume", str(run), *words)
     assert (again.code, tree(run)) == (0, before)
     way = re.search(r"^it was evaluated with another eval\.split; for this one: cifar-dist (.*)$", again.said, re.M)
     assert way, again.said
-    assert "\neval.every, tracking.wandb: without effect on a finished run\n" in again.said
+    idle = re.search(r"^(.*): without effect on a finished run$", again.said, re.M)
+    assert idle, again.said
+    given = {word.removeprefix("--") for word in words[::2]}
+    assert set(idle[1].split(", ")) == given - {"eval.tta", "eval.split"}
     evaluated = place.run(*shlex.split(way[1]))
     assert evaluated.code == 0, evaluated.said
     made = [read_json(one.summary) for one in RunFolder(run).evaluation_folders() if not one.is_named_final]
     assert [(one["split"], one["tta"], one["step"]) for one in made] == [("val", "mirror", 5)]
+
+
+def test_a_finished_run_takes_another_place_of_its_data(place: Place, digits: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(place.runs / "stopped", place.runs / "moved", symlinks=True)
+    folder, data = RunFolder(run), tmp_path / "data"
+    shutil.copytree(digits, data)
+    folder.config.write_text(folder.config.read_text().replace("keep = 20\n", "keep = 9\n"))
+    edited, started = folder.config.read_text(), folder.started_config.read_text()
+    moved = place.run("resume", str(run), "--data.path", str(data))
+    assert (moved.code, f"\ndata.path is now {data}\n" in moved.said) == (0, True), moved.said
+    for file, text in ((folder.config, edited), (folder.started_config, started)):
+        assert file.read_text() == text.replace(str(digits), str(data)), "nothing else has changed"
+    before = tree(run)
+    again = place.run("resume", str(run))
+    assert (again.code, "data.path" in again.said) == (0, False), again.said
+
+    (tmp_path / "empty").mkdir()
+    kept = place.run("resume", str(run), "--data.path", str(tmp_path / "empty"))
+    assert f"\ndata.path is still {data}: {tmp_path}/empty/manifest.json is missing\n" in kept.said
+    folder.manifest.rename(tmp_path / "manifest.json")
+    kept = place.run("resume", str(run), "--data.path", str(digits))
+    assert f"\ndata.path is still {data}: {folder.manifest} is missing\n" in kept.said
+    (tmp_path / "manifest.json").rename(folder.manifest)
+    assert (kept.code, tree(run)) == (0, before)
 
 
 @pytest.mark.parametrize(

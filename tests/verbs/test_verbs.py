@@ -6,6 +6,7 @@ import csv
 import json
 import pickle
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from support.dataset_builders import copy_relabelled
 from support.run_folders import cells
-from support.running import ROOT, TRAIN, environment, spawn
+from support.running import DRAWN, ROOT, TRAIN, environment, spawn
 
 from cifar_dist import cli
 from cifar_dist.config.saved import read_config
@@ -116,6 +117,35 @@ def test_evaluate_gives_the_same_on_one_process_and_two(run: Path, tta: tuple[st
     assert [f["tta_images"] for f in facts] == [facts[0]["tta_images"]] * 2
     assert (0 < facts[0]["tta_images"] < facts[0]["samples"]) == ("--tta-below" in tta)
     assert [f["tta_below"] for f in facts] == [0.4 if "--tta-below" in tta else 1.0] * 2
+
+
+def test_the_report_of_a_run_whose_data_has_moved_has_its_images_again_after_the_command_that_it_names(
+    run: Path, digits: Path, tmp_path: Path
+) -> None:
+    moved, data = RunFolder(shutil.copytree(run, tmp_path / "moved", symlinks=True)), tmp_path / "data"
+    shutil.copytree(digits, data)
+    config = read_config(moved.config)
+    write_settings(moved, replace(config, data=replace(config.data, path=str(tmp_path / "gone"))))
+
+    def drawn(*words: str) -> tuple[str, bool]:
+        (done,) = spawn(["-m", "cifar_dist", *words], env=DRAWN)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr, "<figure" in moved.report.read_text()
+
+    said, has_images = drawn("evaluate", str(moved.path), "--tta", "0", "--data", str(data))
+    assert (has_images, "no images" in said) == (True, False), said
+    said, has_images = drawn("report", str(moved.path))
+    way = re.search(r"is not at \S+/gone; give its place: cifar-dist (.*) DIR$", said, re.M)
+    assert way is not None, said
+    assert not has_images
+    said, has_images = drawn(*shlex.split(way[1]), str(data))
+    assert (has_images, f"data.path is now {data}\nreport: " in said) == (True, True), said
+    assert drawn("report", str(moved.path)) == (f"{moved.report}\n", True)
+
+    shutil.rmtree(moved.final.parent)  # a resume would train the run
+    write_settings(moved, replace(config, data=replace(config.data, path=str(tmp_path / "gone"))))
+    said, _ = drawn("report", str(moved.path))
+    assert f"gone; write its place into {moved.config}, and repeat: cifar-dist report {moved.path}\n" in said
 
 
 def test_the_mean_of_checkpoints_is_evaluated(run: Path, tmp_path: Path) -> None:
