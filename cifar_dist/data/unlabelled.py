@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,9 +39,21 @@ class Unlabelled:
     @property
     def shown(self) -> str:
         """A one-line description."""
-        samples, height, width, channels = self.images.shape
-        id_range = f" from {self.ids.min()} to {self.ids.max()}" if samples else ""
-        return f"{counted(samples, 'image')} of {width}x{height}x{channels}, with unique ids{id_range}"
+        samples, *shape = self.images.shape
+        return describe_unlabelled(samples, [shape], f"{self.ids.min()} to {self.ids.max()}" if samples else "")
+
+
+def describe_unlabelled(samples: int, shapes: Collection[Sequence[int]], ids: str) -> str:
+    """Describe images without labels in one line.
+
+    Args:
+        samples: how many.
+        shapes: the distinct ones: height, width and channels.
+        ids: from the first to the last; empty for none.
+    """
+    height, width, channels = next(iter(shapes))
+    size = f"{width}x{height}x{channels}" if len(shapes) == 1 else f"{len(shapes):,} sizes"
+    return f"{counted(samples, 'image')} of {size}, with unique ids{f' from {ids}' if ids else ''}"
 
 
 def read_unlabelled(path: str | Path) -> Unlabelled:

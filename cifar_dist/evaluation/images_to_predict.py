@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cifar_dist.data.archives import list_members, note_guessed, read_image_files, refuse_archives_in
+from cifar_dist.data.archives import Listing, list_members, note_guessed, read_image_files, refuse_archives_in
 from cifar_dist.data.arrays import resize_images
 from cifar_dist.data.batches import Images
 from cifar_dist.data.dataset_folder import is_dataset, refuse_part
@@ -190,19 +190,8 @@ def _read_images(
         UserError: there are none, some are in a format that is not read, a name is not UTF-8, one has another size
             than the training images, or they do not fit in the memory.
     """
-    run, trained_on = quoted(trained.run.path), trained.trained_on
-    members = list_members(source, show=show)
-    found = sorted(members.names, key=natural_order)
-    names = list(filter(is_image, found))
-    if len(names) < len(found):
-        refuse_part(source)
-    if unreadable := unreadable_images(found):
-        what, remedy = describe_unreadable(unreadable)
-        raise UserError(f"{source}: {what}; {remedy}")
-    refuse_only_hidden(source, members)
-    if not names:
-        refuse_archives_in(source, found, lambda archive: f"cifar-dist predict {run} {archive} --out FILE.csv")
-        raise UserError(f"{source} has no images ({', '.join(IMAGE_SUFFIXES)}) to predict")
+    trained_on = trained.trained_on
+    names, passed_over = names_of_images(source, list_members(source, show=show), quoted(trained.run.path))
     changes: Counter[str] = Counter()
     size = trained_on.resized_to
     shape, copies, share = trained_on.shape, local_processes(), share_of(len(names))
@@ -219,7 +208,31 @@ def _read_images(
             image = decode_image(data, where, size, counted, of_any_size=True)
             require_shape(where, image.shape, trained_on)
             images[row] = image
-    others = [name for name in found if not is_image(name)]
-    passed_over = [*note_guessed(source, members), *note_hidden(members), *note_not_images(others)]
     content = hashlib.sha256(digests.data).hexdigest() if compares else ""
     return _Held(share.holds, images, ids_of_names(names), passed_over, changes, content)
+
+
+def names_of_images(source: Path, members: Listing, run: str = "RUN") -> tuple[list[str], list[str]]:
+    """Return the names of the images to predict in a folder or archive, in natural order, and notes on other files.
+
+    Args:
+        source: the folder or archive.
+        members: of it.
+        run: the word for it in a command that predicts them.
+
+    Raises:
+        UserError: there are none, or some are in a format that is not read.
+    """
+    found = sorted(members.names, key=natural_order)
+    names = list(filter(is_image, found))
+    if len(names) < len(found):
+        refuse_part(source)
+    if unreadable := unreadable_images(found):
+        what, remedy = describe_unreadable(unreadable)
+        raise UserError(f"{source}: {what}; {remedy}")
+    refuse_only_hidden(source, members)
+    if not names:
+        refuse_archives_in(source, found, lambda archive: f"cifar-dist predict {run} {archive} --out FILE.csv")
+        raise UserError(f"{source} has no images ({', '.join(IMAGE_SUFFIXES)}) to predict")
+    others = [name for name in found if not is_image(name)]
+    return names, [*note_guessed(source, members), *note_hidden(members), *note_not_images(others)]

@@ -16,7 +16,7 @@ COLLECTIVE = False
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    unlabelled = f"an unlabelled set ({', '.join(ARRAY_SUFFIXES)})"
+    unlabelled = f"an unlabelled set: {', '.join(ARRAY_SUFFIXES)}, or a folder or archive of images"
     verb.add_argument("path", type=user_path, help=f"a packed dataset, or {unlabelled}")
 
 
@@ -29,9 +29,16 @@ def run(arguments: argparse.Namespace) -> int:
         unlabelled = read_unlabelled(path)
         print_notes(unlabelled.notes)
         print(f"{path}: {unlabelled.shown}")
-    else:
-        with loading():
-            from cifar_dist.data.verify import verify
+        return EXIT_DONE
+    with loading():
+        from cifar_dist.data.verify import verify
+        from cifar_dist.evaluation.unlabelled_images import check_images, list_unlabelled
 
+    members = list_unlabelled(path)
+    if members is None:
         print(verify(path))
+    else:
+        shown, notes = check_images(path, members)
+        print_notes(notes)
+        print(f"{path}: {shown}")
     return EXIT_DONE
