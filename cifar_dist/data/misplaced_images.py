@@ -36,7 +36,8 @@ def remedy_for_misplaced(
     """
     skip = _way_to_skip(path, tree, placed, misplaced)
     if all(tree.is_flat(name) for name in misplaced):
-        return f"{_way_to_class_folders(path, tree, misplaced, others)}{skip}"
+        way = _way_to_class_folders(path, tree, misplaced, others)
+        return f"{way}{skip or _way_to_predict(path, tree, placed, others)}"
     if swapped := _swapped_levels(tree, misplaced):
         return f"swap the two levels, as {swapped}{skip}"
     if renamed := renaming(tree.top_folders(misplaced)):
@@ -71,6 +72,13 @@ def _way_to_skip(path: Path, tree: ImageTree, placed: Sequence[str], misplaced: 
     lead = f"{skip} and" if skip else ", or" if only_test else then_skip
     test = quoted(path / flat_test[0].rpartition("/")[0])
     return f"{lead} predict {it_or_them(flat_test)} later: cifar-dist predict RUN {test} --out FILE.csv"
+
+
+def _way_to_predict(path: Path, tree: ImageTree, placed: Sequence[str], others: Sequence[str]) -> str:
+    """Return the end of a remedy: to predict images none of which may have a class; empty if some may."""
+    if placed or tree.with_splits or label_tables(others):
+        return ""
+    return f"; to predict images without classes: cifar-dist predict RUN {quoted(path)} --out FILE.csv"
 
 
 def _way_to_class_folders(path: Path, tree: ImageTree, flat: Sequence[str], others: Sequence[str]) -> str:

@@ -146,6 +146,13 @@ def test_images_without_class_folders_say_what_to_do(names: list[str], remedy: s
     assert remedy in refusal(*names)
 
 
+def test_images_that_may_have_no_classes_name_the_way_to_predict_them() -> None:
+    way = f"; to predict images without classes: cifar-dist predict RUN {SOURCE} --out FILE.csv"
+    assert refusal("0.png", "1.png").endswith(way)
+    for names in (["0.png", "1.png", "trainLabels.csv"], ["0.png", "cat/1.png"], ["train/0.png"]):
+        assert way not in refusal(*names)
+
+
 def test_the_folder_of_one_class_names_the_folder_above(tmp_path: Path) -> None:
     folder = build.write_folder(tmp_path / "animals", build.class_folder({"cat": 2, "dog": 1})) / "cat"
     with pytest.raises(UserError, match=f"pack the one above it, {tmp_path / 'animals'}"):
