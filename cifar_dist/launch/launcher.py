@@ -91,6 +91,26 @@ def launch_ranks(words: Sequence[str], asked: LaunchRequest, job: Job, forwarded
     return EXIT_DONE
 
 
+def options_of_accelerate() -> dict[str, str]:
+    """Return the options of ``accelerate launch`` by name and abbreviation, without dashes in front and inside.
+
+    Returns:
+        The name of each; empty for one that has no value.
+    """
+    with waiting("loading Accelerate"):
+        from accelerate.commands.launch import launch_command_parser
+
+        from cifar_dist.launch import elastic
+
+    parser = launch_command_parser()
+    elastic.add_options(parser)
+    found: dict[str, str] = {}
+    for action in parser._actions:
+        names = [option.lstrip("-").replace("-", "_") for option in action.option_strings]
+        found |= dict.fromkeys(names, max(names, key=len) if names and action.nargs != 0 else "")
+    return found
+
+
 def _join_other_machines(arguments: argparse.Namespace, asked: LaunchRequest, job: Job) -> None:
     """Wait for the launchers of the other machines, where there are several and each has its own.
 

@@ -16,6 +16,9 @@ HELP = "train a recipe on many processes of this machine: launch CONFIG RECIPE [
 COLLECTIVE = False
 USAGE = "usage: cifar-dist launch CONFIG [--ACCELERATE_OPTION=VALUE ...] RECIPE [--section.field VALUE ...]"
 _CHOSEN_BY_CONFIG = {"cpu": "cpu", "use_cpu": "cpu", "multi_gpu": "ddp", "use_deepspeed": "zero2", "use_fsdp": "fsdp"}
+_NUM_PROCESSES = ("n", "np", "processes", "procs", "num_procs", "nproc", "nprocs", "nproc_per_node", "gpus", "num_gpus")
+"""What other launchers call ``--num_processes``."""
+_PRECEDES = "'{}' precedes the recipe, where options of accelerate launch are"
 
 _HELP_TEXT = """\
 {usage}
@@ -75,19 +78,49 @@ def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
         UserError: an option that is not written ``--NAME=VALUE``, or nothing follows.
     """
     count = next((index for index, word in enumerate(words) if not word.startswith("-")), len(words))
-    for option in words[:count]:
-        name = option.partition("=")[0].lstrip("-").replace("-", "_")
-        if name in _CHOSEN_BY_CONFIG:
-            raise UserError(
-                f"'{option}' is what CONFIG chooses; use: cifar-dist launch {_CHOSEN_BY_CONFIG[name]} RECIPE"
-            )
-        if not option.startswith("--") or "=" not in option:
-            raise UserError(
-                f"'{option}' precedes the recipe, so it is an option of accelerate launch; write it as {option}=VALUE"
-            )
+    for index, option in enumerate(words[:count]):
+        if (taken := _as_taken(option, words[index + 1 :])) != option:
+            raise UserError(f"{_PRECEDES.format(option)}; write it as {quoted(taken)}")
     if count == len(words):
         raise UserError(f"name a recipe; {USAGE}")
     return list(words[:count]), list(words[count:])
+
+
+def _as_taken(option: str, following: Sequence[str]) -> str:
+    """Return an option of ``accelerate launch`` as it is to be written here, ``--NAME=VALUE``.
+
+    Args:
+        option: as it was written.
+        following: the words after it, of which the first may be its value.
+
+    Raises:
+        UserError: it is no such option, or one that has no value.
+    """
+    written, equals, value = option.partition("=")
+    name = written.lstrip("-").replace("-", "_")
+    if name in _CHOSEN_BY_CONFIG:
+        raise UserError(f"'{option}' is what CONFIG chooses; use: cifar-dist launch {_CHOSEN_BY_CONFIG[name]} RECIPE")
+    if "." in name:
+        is_value = not equals and len(following) > 1 and not any(word.startswith("-") for word in following[:2])
+        setting = " ".join([option, *following[:is_value]])
+        way = f"a setting follows the recipe: cifar-dist launch CONFIG RECIPE {setting}"
+        raise UserError(f"{_PRECEDES.format(option)}; {way}")
+    if not equals:
+        value = following[0] if len(following) > 1 and not following[0].startswith("-") else "VALUE"
+    if name in _NUM_PROCESSES:
+        return f"--num_processes={value}"
+    if equals and written.startswith("--"):
+        return option  # the launcher checks it
+    from cifar_dist.launch.launcher import options_of_accelerate
+
+    known = options_of_accelerate()
+    if name not in known:
+        way = "write it after the recipe if it belongs there, or see: accelerate launch --help"
+        raise UserError(f"{_PRECEDES.format(option)}, and is none of them; {way}")
+    if not known[name]:
+        way = "leave it out, or give the path of an Accelerate config that has it"
+        raise UserError(f"{_PRECEDES.format(option)}, and only those with a value are taken; {way}")
+    return f"--{known[name]}={value}"
 
 
 def _verb_words(words: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ from support.running import PATIENCE, ROOT, environment, finish, spawn, start, w
 
 from cifar_dist.errors import UserError
 from cifar_dist.launch.configs import config_names, find_config
+from cifar_dist.launch.launcher import options_of_accelerate
 from cifar_dist.verbs.launch import split_options
 from cifar_dist.verbs.registry import VERBS
 from launch import soak
@@ -105,9 +106,48 @@ def test_options_of_accelerate_end_at_the_first_other_word() -> None:
         ["--num_processes=2"],
         ["demo", "--optim.lr=1"],
     )
-    for wrong in (["-m", "demo"], ["-n=2", "demo"], ["--num_processes", "2", "demo"]):
-        with pytest.raises(UserError, match=f"'{wrong[0]}' precedes the recipe"):
-            split_options(wrong)
+
+
+@pytest.mark.parametrize(
+    ("words", "way"),
+    [
+        (["--num_processes", "2", "demo"], "; write it as --num_processes=2"),
+        (["--num-processes", "demo"], "; write it as --num_processes=VALUE"),
+        (["--processes", "2", "demo"], "; write it as --num_processes=2"),
+        (["--nproc-per-node=2", "demo"], "; write it as --num_processes=2"),
+        (["-n=2", "demo"], "; write it as --num_processes=2"),
+        (["-t", "3", "demo"], "; write it as --tee=3"),
+        (["--nnodes", "1:2", "demo"], "; write it as --nnodes=1:2"),
+        (
+            ["-m", "demo"],
+            ", and only those with a value are taken; leave it out, or give the path of",
+        ),
+        (
+            ["--debug", "demo"],
+            ", and only those with a value are taken; leave it out, or give the path of",
+        ),
+        (
+            ["--tta", "4", "evaluate", "x"],
+            ", and is none of them; write it after the recipe if it belongs there",
+        ),
+        (["--optim.lr", "1", "demo"], "; a setting follows the recipe: cifar-dist launch CONFIG RECIPE --optim.lr 1"),
+        (["--optim.lr=1", "demo"], "; a setting follows the recipe: cifar-dist launch CONFIG RECIPE --optim.lr=1"),
+        (
+            ["--run.fresh", "demo", "--run.name", "x"],
+            "; a setting follows the recipe: cifar-dist launch CONFIG RECIPE",
+        ),
+    ],
+)
+def test_an_option_that_is_written_otherwise_has_a_way_that_is_not_refused(words: list[str], way: str) -> None:
+    with pytest.raises(UserError) as refused:
+        split_options(words)
+    said = str(refused.value)
+    assert said.startswith(f"'{words[0]}' precedes the recipe, where options of accelerate launch are{way}")
+    if " as " in said:
+        taken = said.rpartition(" as ")[2]
+        assert split_options([taken, "demo"]) == ([taken], ["demo"])
+        name, _, value = taken.removeprefix("--").partition("=")
+        assert value == "VALUE" or options_of_accelerate()[name] == name
 
 
 def test_an_installed_package_finds_configs_in_the_working_folder(tmp_path: Path) -> None:
