@@ -61,6 +61,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(
             f"name a config before the recipe: cifar-dist launch cpu {quoted(words[0])}; {_known_configs()}"
         )
+    if words[0].startswith("-"):
+        option = quoted(_as_taken(words[0], words[1:]))
+        raise UserError(
+            f"CONFIG must come first, then its options: cifar-dist launch CONFIG {option} RECIPE; {_known_configs()}"
+        )
     config = find_config(words[0])
     options, rest = split_options(words[1:])
 

@@ -78,6 +78,11 @@ def test_an_evaluation_ends_on_request(digits: Path, tmp_path: Path, forked: dic
         (["cpu"], "name a recipe; usage: cifar-dist launch CONFIG"),
         (["demo"], "name a config before the recipe: cifar-dist launch cpu demo; configs: cpu ddp fsdp"),
         (["cpu", "launch", "cpu", "demo"], "launch runs in one process"),
+        (
+            ["--num_processes=3", "cpu", "demo"],
+            "CONFIG must come first, then its options: cifar-dist launch CONFIG --",
+        ),
+        (["--multi_gpu", "demo"], "'--multi_gpu' is what CONFIG chooses; use: cifar-dist launch ddp RECIPE"),
         (["cpu", "--multi_gpu", "demo"], "'--multi_gpu' is what CONFIG chooses; use: cifar-dist launch ddp RECIPE"),
         (["single", "--num_processes=2", "demo"], f"{ROOT}/launch/single.yaml starts one process"),
         (["cpu", "--debug=yes", "demo"], "accelerate launch: argument --debug: ignored explicit argument 'yes'; its"),
