@@ -37,7 +37,7 @@ def draw_lr_curve(curve: Curve, path: Path) -> Picture:
         axes.set_xlabel("learning rate")
         axes.set_ylabel("loss")
         axes.xaxis.set_major_formatter("{x:g}")
-        low = min(float(smooth.min()), min(curve.losses))
+        low = min(curve.guessing, *curve.losses)  # which a network that learns nothing may not reach
         high = max(curve.guessing, float(np.median(curve.losses[: max(1, len(smooth) // 4)])))
         margin = 0.1 * max(high - low, 0.05)
         axes.set_ylim(low - margin, high + 3 * margin)  # the rise at the end would flatten the rest

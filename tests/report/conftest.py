@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from cifar_dist.report import curves, overlay, sweep_rows, usage
+from cifar_dist.report import curves, lr_curve, overlay, sweep_rows, usage
 from cifar_dist.report.style import figure
 
 
@@ -24,6 +24,6 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
             yield drawing
         figures.append(drawing)
 
-    for module in (curves, overlay, sweep_rows, usage):
+    for module in (curves, lr_curve, overlay, sweep_rows, usage):
         monkeypatch.setattr(module, "figure", kept)
     return figures

@@ -17,9 +17,11 @@ from support.contrast import LEAST, contrast
 from cifar_dist.checkpoint.tensor_files import WeightsCopy
 from cifar_dist.evaluation.folder import write_evaluation
 from cifar_dist.evaluation.predict import Predictions
+from cifar_dist.optim.lr_curve import Curve
 from cifar_dist.report import curves, overlay, sweep_rows
 from cifar_dist.report.evaluation import draw_evaluation
 from cifar_dist.report.evaluation_files import read_evaluation
+from cifar_dist.report.lr_curve import draw_lr_curve
 from cifar_dist.report.sheet import sheet
 from cifar_dist.report.style import short_names
 from cifar_dist.report.usage import draw_usage
@@ -154,6 +156,17 @@ def test_the_legend_covers_no_curve_that_rises_or_falls(tmp_path: Path, drawn: l
         assert legend is not None
         points = np.concatenate([axes.transData.transform(line.get_xydata()) for line in axes.get_lines()])
         assert not any(legend.get_window_extent().contains(*point) for point in points), axes.get_title()
+
+
+@pytest.mark.parametrize("least", [0.5, 2.3, 5.1])
+def test_the_loss_of_guessing_is_in_the_picture_of_a_range_test_whether_it_learns_or_not(
+    tmp_path: Path, drawn: list[Figure], least: float
+) -> None:
+    losses = [*np.linspace(6.0, least, 20), least + 1, least + 9]
+    draw_lr_curve(Curve([1e-4 * 1.3**step for step in range(22)], losses, guessing=2.3), tmp_path / "lr_curve.png")
+    low, high = drawn[0].axes[0].get_ylim()
+    assert low < min(2.3, least)
+    assert high >= 6.0
 
 
 def test_no_two_of_many_runs_look_alike(tmp_path: Path, drawn: list[Figure]) -> None:
