@@ -22,8 +22,9 @@ from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirror import Mirror
 from cifar_dist.tracking.mirror_thread import MOST_STEPS, MirrorThread, shortened
 from cifar_dist.tracking.timeline import Status
-from cifar_dist.tracking.wandb_mirror import WandbMirror, wandb_mode
+from cifar_dist.tracking.wandb_mirror import WandbMirror, describe_incomplete, wandb_mode
 
+_WANDB: Final = "W&B"
 _PATIENCE: Final = 120.0  # seconds in which a method must return
 _SILENCE: Final = 2.0  # seconds of waiting at the end of a run that need no message
 _CLOSE_SECONDS: Final = 75.0  # at the end of a process; W&B itself gives up an upload after 60 s
@@ -39,7 +40,7 @@ def wanted_mirrors(tracking: TrackingConfig) -> dict[str, MakeMirror]:
     Raises:
         UserError: an entry of ``tracking.mirrors`` cannot be imported, or cannot be called as mirrors are.
     """
-    makers: dict[str, MakeMirror] = {"W&B": WandbMirror} if wandb_mode(tracking) != "disabled" else {}
+    makers: dict[str, MakeMirror] = {_WANDB: WandbMirror} if wandb_mode(tracking) != "disabled" else {}
     for spec in tracking.mirrors:
         try:
             found = plugins.load(spec)
@@ -87,6 +88,7 @@ class Mirrors:
         warn: Callable[[str], None],
     ) -> None:
         self._say, self._say_command, self._warn = say, say_command, warn
+        self._folder, self._is_offline = folder, wandb_mode(config.tracking) == "offline"
         self._running: dict[str, MirrorThread] = {}
         for name, make in makers.items():
             try:
@@ -110,8 +112,8 @@ class Mirrors:
         self._ask("finish", lambda mirror: mirror.close(status))
         begin = time.monotonic()
         for name, thread in self._running.items():
-            offline = thread.mirror if isinstance(thread.mirror, WandbMirror) and thread.mirror.is_offline else None
-            seconds = _WRITE_SECONDS if offline and status == "finished" else _CLOSE_SECONDS
+            is_written = name == _WANDB and self._is_offline
+            seconds = _WRITE_SECONDS if is_written and status == "finished" else _CLOSE_SECONDS
             has_ended = thread.end(_SILENCE)
             if not has_ended and (left := begin + seconds - time.monotonic()) > 0:
                 self._say(f"waiting for {name}, at most {left:.0f} s")
@@ -119,8 +121,6 @@ class Mirrors:
             failure = thread.failure(_PATIENCE)
             if failure or not has_ended:
                 self._report(name, failure or f"finish within {seconds:.0f} s")
-            if offline and not has_ended:
-                self._warn(offline.describe_incomplete())
             self._say_address(thread)
         self._running.clear()
 
@@ -142,6 +142,8 @@ class Mirrors:
 
     def _report(self, name: str, failure: str) -> None:
         self._warn(f"{name} could not {failure}; the run continues without it, metrics.jsonl is complete")
+        if name == _WANDB and self._is_offline:
+            self._warn(describe_incomplete(self._folder))
 
 
 def _send_again(records: Sequence[Record], thread: MirrorThread) -> None:

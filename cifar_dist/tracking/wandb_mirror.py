@@ -28,13 +28,16 @@ from cifar_dist.errors import UserError, quoted
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REQUEUE
 from cifar_dist.files.atomic import write_atomic
 from cifar_dist.files.reading import read_json
+from cifar_dist.formatting import counted
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.timeline import Status
+from cifar_dist.tracking.wandb_segment import read_messages
 
 _INIT_SECONDS = 30
 _FINISH_SECONDS = 60
+_WRITE_SECONDS = 10.0  # after which W&B, whose service ends a run by itself, has written the last rows to the folder
 _CHECK_SECONDS = 10.0  # between two checks of W&B's log
 _FATAL = re.compile(r'"filestream: fatal error: (?:filestream: )?([^"\\]*)')
 """What W&B's service logs of an error after which it uploads no more rows. It reports that to nobody."""
@@ -75,6 +78,15 @@ def wandb_mode(tracking: TrackingConfig) -> Mode:
     return _MODES[variable] if variable else tracking.wandb
 
 
+def describe_incomplete(folder: Path) -> str:
+    """Say what to do in place of an upload after W&B failed offline: it would replace what W&B has.
+
+    Args:
+        folder: the run folder.
+    """
+    return f"no folder in {RunFolder(folder).wandb} has all rows of this run; resume it before you upload one"
+
+
 class _Run(Protocol):
     """The part of ``wandb.Run`` that is used."""
 
@@ -105,6 +117,7 @@ class WandbMirror:
         self._identity = _Identity()
         self._lacks_history = False
         self._sent = 0
+        self._logged = 0  # of these, by this process
         self._address: tuple[str, str] | None = None
         self._checked, self._log_read = 0.0, 0
         self._is_refused = False
@@ -137,6 +150,7 @@ class WandbMirror:
         for record in records:
             self._run.log(_row(record))
         self._sent += len(records)
+        self._logged += len(records)
         if time.monotonic() - self._checked >= _CHECK_SECONDS:
             self._checked = time.monotonic()
             self._note_refusal(self._run)
@@ -149,26 +163,47 @@ class WandbMirror:
 
         Raises:
             TimeoutError: something remains.
+            OSError: the folder in ``wandb/``, which is to be uploaded, lacks rows: the disk was full, or it is deleted.
         """
         run, self._run = self._run, None
-        if run is not None:
-            if status == "interrupted":
-                run.mark_preempting()
-            upload = "upload this run to W&B with:", self._upload_command(run)
-            try:
-                run.finish(exit_code=_EXIT_CODE[status])
-            except TimeoutError:
-                self._address = upload
-                raise TimeoutError(f"not everything was uploaded within {_FINISH_SECONDS} s") from None
-            self._note_refusal(run)
-            if self._is_refused:
-                self._address = self._address or upload
-            elif status is not None:
-                self._keep(replace(self._identity, records=self._sent))
-            if self.is_offline:
-                self._address = upload
-        for leftover in self._folder.wandb.glob("tmp*wandb-*"):  # also of a run that could not start
-            shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            if run is not None:
+                self._finish(run, status)
+        finally:
+            for leftover in self._folder.wandb.glob("tmp*wandb-*"):  # also of a run that could not start
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def _finish(self, run: _Run, status: Status | None) -> None:
+        if status == "interrupted":
+            run.mark_preempting()
+        remains = ""
+        try:
+            run.finish(exit_code=_EXIT_CODE[status])
+        except TimeoutError:
+            remains = f"not everything was uploaded within {_FINISH_SECONDS} s"
+        if status is None:  # what this process records from here on is not in the folder
+            return
+        self._note_refusal(run)
+        has_all = not remains and not self._is_refused
+        is_uploaded_later = not has_all or self._identity.mode == "offline"
+        if is_uploaded_later:
+            self._require_all_rows(run)
+        if has_all:
+            self._keep(replace(self._identity, records=self._sent))
+        if is_uploaded_later and not (self._is_refused and self._address):  # which has the command
+            self._address = "upload this run to W&B with:", self._upload_command(run)
+        if remains:
+            raise TimeoutError(remains)
+
+    def _require_all_rows(self, run: _Run) -> None:
+        """Raise OSError if the folder of the run lacks rows. W&B logs, at best, that it could not write them."""
+        segment = Path(run.dir).parent / f"run-{self._identity.id}.wandb"
+        end = time.monotonic() + _WRITE_SECONDS
+        while (written := _count_rows(segment)) < self._logged and time.monotonic() < end:
+            time.sleep(0.1)
+        if written < self._logged or not segment.is_file():
+            self._address = None
+            raise OSError(f"{segment.parent} has {written} of {counted(self._logged, 'row')}")
 
     def _note_refusal(self, run: _Run) -> None:
         """Announce once that the server refuses rows; W&B still writes them to the folder of the run."""
@@ -194,18 +229,6 @@ class WandbMirror:
 
     def _upload_command(self, run: _Run) -> str:
         return f"{_program()} sync {quoted(self._folder.wandb / Path(run.dir).parent.name)}"
-
-    @property
-    def is_offline(self) -> bool:
-        """Whether rows are written to ``wandb/`` only."""
-        return wandb_mode(self._tracking) == "offline"
-
-    def describe_incomplete(self) -> str:
-        """Say what becomes of a segment whose process ends before it has all rows: uploaded, it would replace them."""
-        return (
-            f"the newest folder in {self._folder.wandb} lacks rows; resume the run before you upload it, or upload the "
-            "one before"
-        )
 
     def take_address(self) -> tuple[str, str] | None:
         """Return, once, a text and what it announces: the run's URL, or the command that uploads it after the end."""
@@ -302,6 +325,19 @@ def _start(folder: Path, config: Config, facts: RunFacts, this: _Identity, mode:
     run.define_metric("*", step_metric="step")
     run.define_metric("val/accuracy", step_metric="step", summary="max")
     return run
+
+
+def _count_rows(segment: Path) -> int:
+    """Count the rows that W&B has written to its file; none in a file that is missing or unreadable."""
+    from wandb.proto.wandb_internal_pb2 import Record as Message
+
+    rows = 0
+    try:
+        for message in read_messages(segment):
+            rows += Message.FromString(message).WhichOneof("record_type") == "history"
+    except Exception:  # whatever it has instead of a row
+        pass
+    return rows
 
 
 def _row(record: Record) -> dict[str, float]:

@@ -1,17 +1,12 @@
-"""Read what W&B wrote offline: a log of protobuf messages in LevelDB's log format.
-
-https://github.com/google/leveldb/blob/main/doc/log_format.md; W&B puts 7 bytes of its own before the first block.
-"""
+"""Read what W&B wrote offline: protobuf messages."""
 
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_BLOCK = 32768
+from cifar_dist.tracking.wandb_segment import read_messages
 
 
 @dataclass
@@ -37,7 +32,7 @@ def _segment(path: Path) -> Segment:
     from wandb.proto import wandb_internal_pb2
 
     found = Segment("", "", "", {}, [], {}, None)
-    for message in _messages(path.read_bytes()):
+    for message in read_messages(path):
         record = wandb_internal_pb2.Record.FromString(message)
         kind = record.WhichOneof("record_type")
         if kind == "run":
@@ -51,19 +46,3 @@ def _segment(path: Path) -> Segment:
         elif kind == "exit":
             found.exit_code = record.exit.exit_code
     return found
-
-
-def _messages(data: bytes) -> Iterator[bytes]:
-    assert data[:4] == b":W&B"
-    offset, message = 7, b""
-    while offset + 7 <= len(data):
-        room = _BLOCK - offset % _BLOCK
-        if room < 7:  # too small for a header: padding
-            offset += room
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, offset)
-        message += data[offset + 7 : offset + 7 + length]
-        offset += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield message
-            message = b""

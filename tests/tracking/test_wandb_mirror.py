@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import psutil
 import pytest
 from support.recorded import FACTS, train, val
 from support.running import environment, wait_until
@@ -64,8 +66,13 @@ def end_of_process() -> None:
     wandb.teardown()
 
 
-def one_warning(warnings: list[str], what: str) -> None:
-    assert len(warnings) == 1, warnings
+def lacks_rows(folder: Path) -> str:
+    return f"no folder in {folder}/wandb has all rows of this run; resume it before you upload one"
+
+
+def one_warning(warnings: list[str], what: str, *others: str) -> None:
+    """Check that W&B was dropped with one warning, which ``others`` follow."""
+    assert tuple(warnings[1:]) == others, warnings
     assert warnings[0].startswith(f"W&B could not {what}: ")
     assert warnings[0].endswith("; the run continues without it, metrics.jsonl is complete")
     assert "\n" not in warnings[0]
@@ -119,6 +126,54 @@ def test_a_long_history_is_sent_in_calls_that_each_return_in_time(
     assert (calls, warnings) == ([256, 256, 88], [])
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for rows that never come."""
+    monkeypatch.setattr(wandb_mirror, "_WRITE_SECONDS", 0.0)
+
+
+def limit_files(bytes_: int) -> None:
+    """Have W&B's service find the disk full where a file would become longer."""
+    for process in psutil.Process().children(recursive=True):
+        process.rlimit(resource.RLIMIT_FSIZE, (bytes_, resource.RLIM_INFINITY))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_offline_folder_that_the_full_disk_kept_from_its_rows_is_not_to_be_uploaded(
+    tmp_path: Path, warnings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """W&B writes nothing more, even once there is room again, and finishes as if it had."""
+    history = [train(step) for step in range(1, 1001)]
+    mirrors = mirrored(tmp_path, OFFLINE, [], warnings)
+    wait_until(lambda: _last_process(tmp_path / "wandb.json").project != "", [])
+    limit_files(4000)
+    mirrors.train_steps(history[:-1])
+    log = tmp_path / "wandb" / "latest-run" / "logs" / "debug-internal.log"
+    wait_until(lambda: "file too large" in log.read_text(), [])
+    limit_files(resource.RLIM_INFINITY)
+    mirrors.train_steps(history[-1:])
+    mirrors.close("finished")
+    end_of_process()
+    one_warning(warnings, "finish", lacks_rows(tmp_path))
+    assert " of 1,000 rows; " in warnings[0]
+    assert "upload" not in capsys.readouterr().out
+    assert _last_process(tmp_path / "wandb.json").mode == "", "W&B lacks rows"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_offline_folder_that_was_deleted_is_not_to_be_uploaded(
+    tmp_path: Path, warnings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    mirrors = mirrored(tmp_path, OFFLINE, [], warnings)
+    mirrors.train_steps([train(1)])
+    wait_until(lambda: _last_process(tmp_path / "wandb.json").project != "", [])
+    shutil.rmtree(tmp_path / "wandb")
+    mirrors.close("finished")
+    end_of_process()
+    one_warning(warnings, "finish", lacks_rows(tmp_path))
+    assert "upload" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("status", ["interrupted", "finished"])
 def test_a_process_that_stops_before_its_offline_folder_has_all_rows_says_so_and_the_last_one_waits(
     tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch, status: Status
@@ -143,10 +198,9 @@ def test_a_process_that_stops_before_its_offline_folder_has_all_rows_says_so_and
         end_of_process()
         assert [row["step"] for row in segments(tmp_path)[0].rows] == [1, 2]
         return
-    way = "resume the run before you upload it, or upload the one before"
     assert warnings == [
         "W&B could not finish within 0 s; the run continues without it, metrics.jsonl is complete",
-        f"the newest folder in {tmp_path}/wandb lacks rows; {way}",
+        lacks_rows(tmp_path),
     ]
     may_go_on.set()
     wait_until(lambda: all(thread.name != "mirror" for thread in threading.enumerate()), [])
@@ -227,7 +281,7 @@ def test_a_folder_that_wandb_cannot_write_is_one_warning_or_none(tmp_path: Path,
     mirrors.train_steps([train(2)])
     mirrors.train_steps([train(3)])
     mirrors.close("finished")
-    one_warning(warnings, "start")
+    one_warning(warnings, "start", lacks_rows(tmp_path))
     assert (tmp_path / "wandb").read_text() == "in the way"
 
 
@@ -263,7 +317,7 @@ def test_an_id_that_cannot_be_kept_is_one_warning(tmp_path: Path, warnings: list
     mirrors = mirrored(tmp_path, OFFLINE, [], warnings)
     mirrors.train_steps([train(1)])
     mirrors.close("finished")
-    one_warning(warnings, "start")
+    one_warning(warnings, "start", lacks_rows(tmp_path))
 
 
 def test_a_wandb_that_raises_while_logging_is_one_warning(tmp_path: Path, warnings: list[str]) -> None:
@@ -276,7 +330,7 @@ def test_a_wandb_that_raises_while_logging_is_one_warning(tmp_path: Path, warnin
     mirrors.train_steps([train(2)])
     mirrors.train_steps([train(3)])
     mirrors.close("finished")
-    one_warning(warnings, "record training steps")
+    one_warning(warnings, "record training steps", lacks_rows(tmp_path))
 
 
 @pytest.mark.parametrize(("end", "sent"), [("clean", [4]), ("fails", [1, 2, 3, 4]), ("killed", [1, 2, 3, 4])])
@@ -332,6 +386,27 @@ def test_rows_that_could_not_be_uploaded_in_time_are_one_warning_and_sent_again(
     assert len(warnings) == 1
     assert [row["step"] for row in server.rows] == [1, 2, 3]
     assert _last_process(tmp_path / "wandb.json").records == 3
+
+
+@pytest.mark.usefixtures("impatient")
+def test_rows_that_are_neither_uploaded_nor_in_the_folder_come_with_no_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(wandb_mirror, "_FINISH_SECONDS", 1)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with wandb_server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        server.upload_status = 503
+        mirrors = mirrored(tmp_path, Config(tracking=WandbConfig(wandb="online")), [], warnings)
+        mirrors.train_steps([train(1)])
+        wait_until(lambda: _last_process(tmp_path / "wandb.json").project != "", [])
+        (segment,) = tmp_path.glob("wandb/run-*/run-*.wandb")
+        segment.unlink()
+        mirrors.close("interrupted")
+        end_of_process()
+    one_warning(warnings, "finish")
+    assert f"{segment.parent} has 0 of 1 row; " in warnings[0]
+    assert "wandb sync" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -525,7 +600,7 @@ def test_a_wandb_that_cannot_be_used_is_one_warning(
     mirrors = mirrored(tmp_path, OFFLINE, [], warnings)
     mirrors.train_steps([train(1)])
     mirrors.close("finished")
-    one_warning(warnings, "start")
+    one_warning(warnings, "start", lacks_rows(tmp_path))
 
 
 @pytest.mark.parametrize(
