@@ -66,11 +66,14 @@ class StopSignals:
             signal.signal(number, handler)
 
     @contextmanager
-    def ending_waits(self) -> Iterator[None]:
+    def ending_waits(self, *, at_once: bool = False) -> Iterator[None]:
         """Inside, a request to stop ends the process with exit code 75, unless the block ends within ten seconds.
 
         A handler does not run while the main thread waits inside a library, as for a rank that has failed meanwhile.
         Another machine that joins asks again and again, and later kills.
+
+        Args:
+            at_once: do not wait for the block to end, of which nothing would be kept.
         """
         if not self._before:
             yield
@@ -79,7 +82,8 @@ class StopSignals:
         os.set_blocking(writer, False)
         has_ended = threading.Event()
         before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        threading.Thread(target=self._end_when_asked, args=(reader, has_ended), daemon=True).start()
+        patience = 0.0 if at_once else _ANSWER_SECONDS
+        threading.Thread(target=self._end_when_asked, args=(reader, has_ended, patience), daemon=True).start()
         try:
             yield
         finally:
@@ -87,12 +91,12 @@ class StopSignals:
             signal.set_wakeup_fd(before)
             os.close(writer)
 
-    def _end_when_asked(self, reader: int, has_ended: threading.Event) -> None:
+    def _end_when_asked(self, reader: int, has_ended: threading.Event, patience: float) -> None:
         cause = self.received
         with open(reader, "rb", buffering=0) as signals:
             while cause in ("", JOINED) and (number := signals.read(1)):
                 cause = SIGNAL_NAMES.get(signal.Signals(number[0]), "")
-            if cause not in ("", JOINED) and not has_ended.wait(_ANSWER_SECONDS):
+            if cause not in ("", JOINED) and not has_ended.wait(patience):
                 if is_main_process():
                     notice(f"stopped by {cause}")
                 os._exit(EXIT_REQUEUE)

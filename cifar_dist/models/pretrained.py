@@ -248,6 +248,7 @@ def _load_from_timm(name: str) -> dict[str, Tensor]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     try:
+        _require_answer_of_hub(timm.get_pretrained_cfg(name).hf_hub_id)
         weights: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:
         raise UserError(
@@ -255,6 +256,27 @@ def _load_from_timm(name: str) -> dict[str, Tensor]:
             f"machine with a network into {HF_HUB_CACHE}, or use --model.pretrained FILE"
         ) from None
     return weights
+
+
+def _require_answer_of_hub(repository: str | None) -> None:
+    """Raise an error if weights are not in the cache and the Hub does not answer.
+
+    Its library would ask an unanswering one for every file again and again, for over ten minutes, and has no setting
+    for that.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    if repository is None:
+        return
+    try:
+        snapshot_download(repository, local_files_only=True)
+    except Exception:  # it is not in the cache
+        try:
+            HfApi().model_info(repository, timeout=_TIMEOUT_SECONDS)
+        except Exception as error:
+            if "Timeout" in type(error).__name__:  # each version of the library has a class of another HTTP library
+                raise
+            # Whatever else it answers is retried, or explained, as the weights are loaded.
 
 
 @contextmanager

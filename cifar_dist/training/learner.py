@@ -24,6 +24,7 @@ from cifar_dist.distributed.engine import Engine
 from cifar_dist.distributed.host_copies import Deal, copy_to_host
 from cifar_dist.distributed.out_of_memory import describe_training, explained
 from cifar_dist.distributed.sharded_tensor import own_shard
+from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import UserError
 from cifar_dist.formatting import list_renamed
 from cifar_dist.models import transfer
@@ -67,7 +68,7 @@ class Learner:
         self.clock = PhaseClock(engine.ranks.device)
         self.notes: list[str] = []
         config = setup.config
-        self._load_first_weights(loaded)
+        self._load_first_weights(loaded, engine.signals)
         if config.train.channels_last:
             setup.module.to(memory_format=torch.channels_last)
         self.model = engine.prepare(setup.module, setup.optimizer)
@@ -89,16 +90,17 @@ class Learner:
         self._is_first_step = True
         self._recalibrated: dict[str, Tensor] | None = None  # batch statistics of the average after the last step
 
-    def _load_first_weights(self, loaded: Checkpoint | None) -> None:
+    def _load_first_weights(self, loaded: Checkpoint | None, signals: StopSignals) -> None:
         module, model = self._setup.module, self._config.model
         if loaded is not None:
             load_weights(module, loaded.tensors.weights, loaded.path)
             return
         if model.pretrained:
             new: list[str] = []
-            self._ranks.run_once_per_node_first(
-                lambda: new.extend(load_pretrained(module, model.pretrained, model.name))
-            )
+            with signals.ending_waits(at_once=True):  # a download may take long, and no step is done
+                self._ranks.run_once_per_node_first(
+                    lambda: new.extend(load_pretrained(module, model.pretrained, model.name))
+                )
             if new:
                 self.notes.append(f"{model.pretrained} has other classes: {', '.join(new)} keep new weights")
             elif renamed := list_renamed(_classes_behind(Path(model.pretrained)), self._setup.manifest.classes):

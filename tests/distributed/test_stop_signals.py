@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from support.running import ROOT, environment, finish, start
+from support.running import PATIENCE, ROOT, TRAIN, environment, finish, start
 
 from cifar_dist.distributed.stop_signals import StopSignals
 
@@ -117,6 +118,26 @@ def test_a_request_ends_the_wait_for_a_rank_that_joined_and_does_nothing_more(ti
     running[stuck].kill()
     running[stuck].communicate()
     assert (waited.returncode, waited.stderr) == (75, "" if stuck == 0 else "cifar-dist: stopped by TERM\n")
+
+
+@pytest.mark.parametrize(("number", "cause"), [(signal.SIGTERM, "TERM"), (signal.SIGINT, "Ctrl-C")])
+def test_a_request_ends_a_download_and_the_wait_for_it_at_once(
+    tiny: Path, tmp_path: Path, number: signal.Signals, cause: str
+) -> None:
+    """A firewall that holds connections would have the library try for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        network = {"https_proxy": proxy, "HTTPS_PROXY": proxy, "HF_HOME": str(tmp_path / "cache")}
+        words = [str(tiny), "--model.name", "timm:test_resnet.r160_in1k", "--model.pretrained", "published"]
+        running = start([TRAIN, *words], 2, network)
+        silent.settimeout(PATIENCE)
+        connection, _ = silent.accept()
+        with connection:
+            for process in running:
+                process.send_signal(number)
+            done = finish(running)
+    assert [one.returncode for one in done] == [75, 75], done[0].stderr
+    assert f"cifar-dist: stopped by {cause}\n" in done[0].stderr
 
 
 OBEYING = [sys.executable, "-c", "print(flush=True); input()"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import socket
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from huggingface_hub import constants
 from support.malicious import Malicious
 from support.running import free_port
 from torch import Tensor, nn
 
 from cifar_dist.config import OptionValue
 from cifar_dist.errors import UserError
-from cifar_dist.models import build
+from cifar_dist.models import build, pretrained
 from cifar_dist.models.pretrained import check_pretrained, load_pretrained
 
 FILES = {
@@ -141,3 +143,14 @@ def test_without_internet_access_one_line_says_where_to_put_the_file(cache: Path
         f"machine with a network and copy it to {cache / file}, or use --model.pretrained FILE"
     )
     assert not list(cache.iterdir())
+
+
+def test_a_hub_that_does_not_answer_is_given_up_after_one_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its library would ask it a dozen times, and wait up to a minute each time."""
+    monkeypatch.setattr(pretrained, "_TIMEOUT_SECONDS", 0.2)
+    name = "timm:test_resnet.r160_in1k"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        with pytest.raises(UserError, match=rf"cannot download .* \(.*timed out\); .* into {tmp_path}, or use"):
+            load_pretrained(network(name), "published", name)
