@@ -220,6 +220,7 @@ def _load_from_torchvision(name: str) -> dict[str, Tensor]:
 
     default = torchvision.models.get_model_weights(name).DEFAULT
     cached = Path(torch.hub.get_dir(), "checkpoints", default.url.rpartition("/")[2])
+    was_cached = cached.is_file()  # before: while a download fails here, one of another job may end
     try:
         with _socket_timeout():
             # Without weights_only torchvision would unpickle whatever the cache contains.
@@ -229,7 +230,7 @@ def _load_from_torchvision(name: str) -> dict[str, Tensor]:
                 )
             )
     except Exception as error:
-        if cached.is_file():
+        if was_cached:
             raise UserError(
                 f"model.pretrained: cannot read weights from {cached}: {first_line(error)}; delete that file"
             ) from None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pickle
 import re
 import socket
+import threading
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,28 @@ def test_a_file_in_the_cache_is_not_trusted(cache: Path, tmp_path: Path) -> None
         with pytest.raises(UserError, match=rf"cannot read weights from .*{FILES['resnet18']}: .*; delete that file"):
             load_pretrained(network("resnet18"), "published", "resnet18")
     assert not target.exists()
+
+
+def test_a_download_that_breaks_off_does_not_blame_the_file_of_another_job(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Breaking(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None: ...
+
+        def do_GET(self) -> None:
+            (cache / FILES["resnet18"]).write_bytes(b"the download of the other job")
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"begun")
+
+    with HTTPServer(("127.0.0.1", 0), Breaking) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/{FILES['resnet18']}"
+        monkeypatch.setattr(torchvision.models.ResNet18_Weights.DEFAULT.value, "url", url)
+        with pytest.raises(UserError, match=rf"cannot download {url} \(invalid hash value .*\); download it on"):
+            load_pretrained(network("resnet18", stem="imagenet"), "published", "resnet18")
+        server.shutdown()
 
 
 @pytest.mark.parametrize(
