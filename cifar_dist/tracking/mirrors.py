@@ -16,13 +16,18 @@ from typing import Final
 
 from cifar_dist.config import Config, TrackingConfig, plugins
 from cifar_dist.config.plugin_errors import other_arguments
-from cifar_dist.errors import UserError
+from cifar_dist.errors import StorageError, UserError
+from cifar_dist.formatting import counted
+from cifar_dist.run_folder import RunFolder
+from cifar_dist.run_folder.settings import read_settings
+from cifar_dist.tracking import metrics
+from cifar_dist.tracking.environment import read_facts
 from cifar_dist.tracking.facts import RunFacts
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirror import Mirror
 from cifar_dist.tracking.mirror_thread import MOST_STEPS, MirrorThread, shortened
 from cifar_dist.tracking.timeline import Status
-from cifar_dist.tracking.wandb_mirror import WandbMirror, describe_incomplete, wandb_mode
+from cifar_dist.tracking.wandb_mirror import WandbMirror, describe_incomplete, may_lack_rows, wandb_mode
 
 _WANDB: Final = "W&B"
 _PATIENCE: Final = 120.0  # seconds in which a method must return
@@ -75,6 +80,7 @@ class Mirrors:
         say: prints a line.
         say_command: prints a line, and below it a command or a URL that can be copied.
         warn: reports, in one line, that a mirror was dropped.
+        otherwise: what is said with that of the run.
     """
 
     def __init__(
@@ -86,8 +92,9 @@ class Mirrors:
         say: Callable[[str], None],
         say_command: Callable[[str, str], None],
         warn: Callable[[str], None],
+        otherwise: str = "the run continues without it, metrics.jsonl is complete",
     ) -> None:
-        self._say, self._say_command, self._warn = say, say_command, warn
+        self._say, self._say_command, self._warn, self._otherwise = say, say_command, warn, otherwise
         self._folder, self._is_offline = folder, wandb_mode(config.tracking) == "offline"
         self._running: dict[str, MirrorThread] = {}
         for name, make in makers.items():
@@ -141,9 +148,39 @@ class Mirrors:
             self._say_command(*address)
 
     def _report(self, name: str, failure: str) -> None:
-        self._warn(f"{name} could not {failure}; the run continues without it, metrics.jsonl is complete")
+        self._warn(f"{name} could not {failure}; {self._otherwise}")
         if name == _WANDB and self._is_offline:
             self._warn(describe_incomplete(self._folder))
+
+
+def complete_wandb(folder: RunFolder, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
+    """Send W&B all records of a finished run, with its settings, if it asks for W&B and that may lack some of them.
+
+    Args:
+        folder: the run.
+        say: prints a line.
+        warn: reports, in one line, why W&B does not have all records now.
+
+    Raises:
+        UserError: the settings or the metrics of the run are damaged, or another process has just locked it.
+    """
+    config, history = read_settings(folder), metrics.read(folder.metrics)
+    if not may_lack_rows(folder, config.tracking, len(history)) or folder.in_use():  # by its process, which sends them
+        return
+
+    def say_command(text: str, command: str) -> None:
+        say(f"{text}\n  {command}")
+
+    say(f"W&B may lack metrics of this run: sending all {counted(len(history), 'record')}")
+    try:
+        with folder.locked():
+            facts, otherwise = read_facts(folder.environment), "metrics.jsonl is complete"
+            makers = {_WANDB: WandbMirror}
+            mirrors = Mirrors(makers, folder.path, config, facts, say, say_command, warn, otherwise)
+            mirrors.start(history)
+            mirrors.close("finished")
+    except OSError as error:  # of the lock, in a folder that cannot be written
+        warn(f"W&B may lack metrics of this run: {StorageError.of(error, folder.path)}")
 
 
 def _send_again(records: Sequence[Record], thread: MirrorThread) -> None:

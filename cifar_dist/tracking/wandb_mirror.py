@@ -78,6 +78,12 @@ def wandb_mode(tracking: TrackingConfig) -> Mode:
     return _MODES[variable] if variable else tracking.wandb
 
 
+def may_lack_rows(folder: RunFolder, tracking: TrackingConfig, records: int) -> bool:
+    """Whether W&B, which a run asks for, may not have all of its records."""
+    last = _last_process(folder.wandb_identity)
+    return wandb_mode(tracking) != "disabled" and (not last.mode or last.records < records)
+
+
 def describe_incomplete(folder: Path) -> str:
     """Say what to do in place of an upload after W&B failed offline: it would replace what W&B has.
 

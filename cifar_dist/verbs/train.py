@@ -6,12 +6,14 @@ import argparse
 import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cifar_dist.errors import CollectiveTimeoutError, LostRankError, UserError
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.launch.launched import is_main_process
 from cifar_dist.runs.reports import draw, draw_if_outdated
+from cifar_dist.terminal.notice import warn
 from cifar_dist.verbs.arguments import RECIPE_NAME
 from cifar_dist.verbs.loading import loading
 
@@ -49,7 +51,7 @@ def train(config: Config) -> int:
     """Train the run of a config, from its start or its last checkpoint; return the exit code. Collective.
 
     A finished run is named, with the settings that have no effect on it any more, and nothing in its folder changes,
-    unless its report is outdated, or its data is in another place now.
+    unless its report is outdated, its data is in another place now, or W&B may lack metrics of it.
     """
     from cifar_dist.distributed.stop_signals import StopSignals
     from cifar_dist.run_folder import RunFolder
@@ -59,6 +61,7 @@ def train(config: Config) -> int:
         with loading():
             from cifar_dist.distributed.collective_timeout import waits_explained
             from cifar_dist.distributed.start import start_engine
+            from cifar_dist.tracking.mirrors import complete_wandb
             from cifar_dist.training.continuation import is_finished, move_data, notes_on_finished
             from cifar_dist.training.trainer import Trainer
 
@@ -72,6 +75,8 @@ def train(config: Config) -> int:
                 if ranks.is_main:
                     finished = f"{run.path} is finished already; another --run.name starts a new run"
                     print(finished, *filter(None, [place]), *notes, sep="\n", flush=True)
+                with signals.ending_waits(at_once=True):
+                    ranks.run_on_main(lambda: complete_wandb(run, partial(print, flush=True), warn))
             else:
                 with loading("opening the data"):
                     trainer = Trainer(config, engine)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.continued_runs import STEPS, Place, events, tree
 from support.running import metrics, story
+from support.wandb_offline import segments
 
 from cifar_dist import checkpoint
 from cifar_dist.config import ScheduleConfig
@@ -19,6 +20,7 @@ from cifar_dist.files.reading import read_json
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.listing import describe, table
 from cifar_dist.step_folder import step_of
+from cifar_dist.tracking.metrics import read
 
 
 def test_max_steps_are_the_first_steps_of_the_longer_run(place: Place) -> None:
@@ -97,6 +99,27 @@ def test_a_finished_run_takes_another_place_of_its_data(place: Place, digits: Pa
     assert f"\ndata.path is still {data}: {folder.manifest} is missing\n" in kept.said
     (tmp_path / "manifest.json").rename(folder.manifest)
     assert (kept.code, tree(run)) == (0, before)
+
+
+def test_a_finished_run_sends_wandb_what_it_may_lack(place: Place, tmp_path: Path) -> None:
+    """Its processes may all have ended without W&B, whose folder or server is not missed later."""
+    run = place.runs / "mirrored"
+    own = {f"WANDB_{kind}_DIR": str(tmp_path) for kind in ("CONFIG", "CACHE", "DATA")}
+    without_key = {**own, "WANDB_MODE": "online", "WANDB_API_KEY": "", "NETRC": str(tmp_path / "none")}
+    words = ["train", place.recipe, "--run.name", run.name, "--train.max_steps", "5", "--tracking.wandb", "offline"]
+    first = place.run(*words, env=without_key)
+    assert (first.code, "warning: W&B could not start: " in first.said) == (0, True), first.said
+    before = story(run)
+
+    failed, sent, again = (place.run("resume", str(run), env=env) for env in (without_key, own, own))
+    assert (failed.code, sent.code, again.code) == (0, 0, 0), sent.said
+    assert failed.said.count("; metrics.jsonl is complete\n") == 1, failed.said
+    (segment,) = segments(run)
+    assert [row["step"] for row in segment.rows] == [record.step for record in read(run / "metrics.jsonl")]
+    assert "W&B may lack metrics of this run: sending all 8 records\n" in sent.said
+    assert "wandb sync" in sent.said
+    assert "W&B" not in again.said
+    assert story(run) == before
 
 
 @pytest.mark.parametrize(
