@@ -61,8 +61,7 @@ def train(config: Config) -> int:
         with loading():
             from cifar_dist.distributed.collective_timeout import waits_explained
             from cifar_dist.distributed.start import start_engine
-            from cifar_dist.tracking.mirrors import complete_wandb
-            from cifar_dist.training.continuation import is_finished, move_data, notes_on_finished
+            from cifar_dist.training.continuation import is_finished
             from cifar_dist.training.trainer import Trainer
 
         with start_engine(config, signals) as engine:
@@ -70,13 +69,8 @@ def train(config: Config) -> int:
             has_moved = False
             if ranks.run_on_main(lambda: is_finished(config)):
                 code = EXIT_DONE
-                has_moved, place = ranks.run_on_main(lambda: move_data(config))
-                notes = ranks.run_on_main(lambda: notes_on_finished(config))
-                if ranks.is_main:
-                    finished = f"{run.path} is finished already; another --run.name starts a new run"
-                    print(finished, *filter(None, [place]), *notes, sep="\n", flush=True)
                 with signals.ending_waits(at_once=True):
-                    ranks.run_on_main(lambda: complete_wandb(run, partial(print, flush=True), warn))
+                    has_moved = ranks.run_on_main(lambda: _update_finished(config))
             else:
                 with loading("opening the data"):
                     trainer = Trainer(config, engine)
@@ -86,6 +80,20 @@ def train(config: Config) -> int:
             with suppress(CollectiveTimeoutError, LostRankError), waits_explained(config.run.collective_timeout):
                 ranks.run_on_main(lambda: draw(run) if has_moved else draw_if_outdated(run))
     return code
+
+
+def _update_finished(config: Config) -> bool:
+    """Name a finished run, write down where its data is, and send what W&B lacks; return whether the data has moved."""
+    from cifar_dist.run_folder import RunFolder
+    from cifar_dist.tracking.mirrors import complete_wandb
+    from cifar_dist.training.continuation import move_data, notes_on_finished
+
+    run = RunFolder.of(config)
+    has_moved, place = move_data(config)
+    finished = f"{run.path} is finished already; another --run.name starts a new run"
+    print(finished, *filter(None, [place]), *notes_on_finished(config), sep="\n", flush=True)
+    complete_wandb(run, partial(print, flush=True), warn)
+    return has_moved
 
 
 def split_help(words: Sequence[str]) -> tuple[list[str], str | None]:
