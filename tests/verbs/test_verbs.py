@@ -438,16 +438,22 @@ def test_resume_from_another_folder_names_the_dataset_that_is_missing_there(
         cli.run(["resume", "copy", "--train.epochs", "50"])
 
 
-def test_a_run_without_its_config_is_named_with_the_command_that_repairs_it(run: Path, tmp_path: Path) -> None:
+def test_a_run_without_its_config_is_named_with_the_command_that_repairs_it(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     copy = shutil.copytree(run, tmp_path / "copy", symlinks=True)
     config, started = copy / "config.toml", copy / ".started.toml"
     for left in (None, "", started.read_text()[:-5]):
         config.unlink(missing_ok=True)
         if left is not None:
             config.write_text(left)
-        for words in (["resume", str(copy)], ["evaluate", str(copy)], ["runs", "compare", str(run), str(copy)]):
+        for words in (["resume", str(copy)], ["evaluate", str(copy)], ["runs", "compare", str(copy)]):
             with pytest.raises(UserError, match=f"restore it: cp {started} {config}$"):
                 cli.run(words)
+    capsys.readouterr()
+    assert cli.run(["runs", "compare", str(run), str(copy)]) == 0, "the others are compared"
+    assert f"warning: {copy} is left out: " in (said := capsys.readouterr().err)
+    assert said.endswith(f"restore it: cp {started} {config}\n")
     shutil.copy(started, config)
     assert find_run(str(copy)).path == copy
 
