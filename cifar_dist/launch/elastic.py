@@ -19,6 +19,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from functools import partial
 from typing import ClassVar
 
@@ -176,6 +177,8 @@ class ElasticAgent(LocalElasticAgent):
             raise
         super()._rendezvous(worker_group)
         self.meeting.end()
+        patience = handler.settings.timeout  # at the next start, the machines that are left have loaded everything
+        patience._last_call = min(patience.last_call, timedelta(seconds=_LAST_CALL_SECONDS))
         if handler._state_holder.state.round:  # it counts the meetings, also those before this machine came
             program = worker_group.spec.args
             worker_group.spec.args = (*program[: program.index(_PROGRAM) + 1], *self.job.words_to_continue())

@@ -25,6 +25,7 @@ MIN_NODES = "CIFAR_DIST_MIN_NODES"
 """Environment variable of a job that continues on the nodes left when others are lost: their least number."""
 
 _GPUS = "SLURM_GPUS_ON_NODE"
+_LOADING_SECONDS = 30  # by which one node of a job may load its packages later than another, as from a busy file server
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Node:
                 f"--nnodes={min(self.min_nodes, self.nodes)}:{self.nodes}",
                 f"--max_restarts={self.nodes}",
                 f"--rdzv_endpoint={self.host}:{self.port}",
-                f"--rdzv_conf=is_host={self.index == 0}",
+                f"--rdzv_conf=is_host={self.index == 0},last_call_timeout={_LOADING_SECONDS}",
                 f"--local_addr={self.name}",
             ]
         options = [f"--num_processes={self.nodes * self.processes}"]

@@ -55,7 +55,7 @@ def test_a_job_continues_without_a_lost_machine_until_it_returns(
         "--num_processes=1",
         "--nnodes=1:2",
         f"--rdzv_endpoint=127.0.0.1:{port}",
-        "--rdzv_conf=keep_alive_interval=2",
+        "--rdzv_conf=keep_alive_interval=2,last_call_timeout=60",  # both take part in the first start
     ]
 
     def start_machine(programs: dict[str, str] = forked) -> warm.Popen:
@@ -249,7 +249,10 @@ def test_a_machine_whose_gpu_fails_leaves_the_job_to_the_others(
         (folder / "sitecustomize.py").write_text(text)
         variables = {**forked, **pausing(12, note), "PYTHONPATH": f"{folder}{os.pathsep}{environment()['PYTHONPATH']}"}
         options = ["--num_processes=1", "--nnodes=1:2", f"--rdzv_endpoint=127.0.0.1:{port}"]
-        options += [f"--rdzv_conf=is_host={number == 1},keep_alive_interval=2", f"--local_addr=127.0.0.{number}"]
+        options += [
+            f"--rdzv_conf=is_host={number == 1},keep_alive_interval=2,last_call_timeout=60",
+            f"--local_addr=127.0.0.{number}",
+        ]
         command = [sys.executable, "-m", "cifar_dist", "launch", str(config), *options, str(tiny)]
         return warm.Popen(command, env=environment(variables), cwd=ROOT, stdout=-1, stderr=-1, text=True)
 

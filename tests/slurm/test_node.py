@@ -73,7 +73,7 @@ def test_a_node_of_an_elastic_job_passes_on_the_minimum_number_of_nodes() -> Non
         "--nnodes=1:2",
         "--max_restarts=2",
         "--rdzv_endpoint=gpu07:20001",
-        "--rdzv_conf=is_host=False",
+        "--rdzv_conf=is_host=False,last_call_timeout=30",
         "--local_addr=gpu08",
     ]
     alone = {"CIFAR_DIST_MIN_NODES": "1", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}

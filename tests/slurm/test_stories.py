@@ -225,13 +225,14 @@ def test_a_job_continues_without_a_lost_node_until_it_returns(
 ) -> None:
     told = stories["elastic"]
     paused = told.pause()
-    assert [event.processes for event in told.events() if event.processes] == [2, 1]
+    # A busy machine may start its second node too late for the first start.
+    assert [event.processes for event in told.events() if event.processes][-2:] == [2, 1]
     assert told.job.facts()["JobState"] == "RUNNING"
     cluster.set_node("node8", "resume")
     resume(paused)
     told.assert_is_whole(whole, restarts=1)
     assert "of the lost nodes (node8) one is idle again; the job stops, to be requeued" in told.job.output()
-    assert [event.processes for event in told.events() if event.processes] == [2, 1, 2]
+    assert [event.processes for event in told.events() if event.processes][-3:] == [2, 1, 2]
 
 
 def test_a_job_whose_nodes_are_too_few_is_requeued_until_the_lost_one_returns(
