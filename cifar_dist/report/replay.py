@@ -36,7 +36,7 @@ def draw_replay(
         title: of the picture.
         images: float32 [n, h, w, c] in [0, 1], highest loss first; the first 24 are shown.
         captions: of each image.
-        right: whether each was predicted right.
+        right: whether each was predicted right, a mixed one as the class of its larger share.
         norms: L2 norm of the gradient by parameter, in the network's order; may be empty.
     """
     shown = min(_MOST_SAMPLES, len(images))

@@ -41,6 +41,8 @@ class ReplayedSamples:
 
     Attributes:
         ids, ranks, labels, predicted: int64 [n].
+        partners: int64 [n], the label of the sample that each was mixed with; its own where it was not mixed.
+        shares: float32 [n], of its own label in what it was trained towards, before label smoothing.
         losses: float32 [n], in nats.
         images: float32 [n, c, h, w], as the network received them: augmented, mixed and normalised.
     """
@@ -48,9 +50,16 @@ class ReplayedSamples:
     ids: Tensor
     ranks: Tensor
     labels: Tensor
+    partners: Tensor
+    shares: Tensor
     predicted: Tensor
     losses: Tensor
     images: Tensor
+
+    @property
+    def right(self) -> Tensor:
+        """Whether the class of the larger share was predicted: bool [n]."""
+        return self.predicted == torch.where(self.shares < 0.5, self.partners, self.labels)
 
 
 @dataclass(frozen=True)
@@ -98,10 +107,18 @@ class Replay:
         (folder / "replay.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         with (folder / "samples.csv").open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
-            rows.writerow(["id", "rank", "label", "predicted", "loss"])
-            columns = (samples.ids, samples.ranks, samples.labels, samples.predicted, samples.losses)
+            columns = {
+                "id": samples.ids,
+                "rank": samples.ranks,
+                "label": samples.labels,
+                "share": samples.shares,
+                "partner": samples.partners,
+                "predicted": samples.predicted,
+                "loss": samples.losses,
+            }
+            rows.writerow(columns)
             order = samples.losses.argsort(descending=True)
-            rows.writerows(zip(*(column[order].tolist() for column in columns), strict=True))
+            rows.writerows(zip(*(column[order].tolist() for column in columns.values()), strict=True))
         with (folder / "gradients.csv").open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow(["parameter", "norm"])
@@ -165,9 +182,27 @@ def _samples(setup: TrainingSetup, measured: StepMeasurements, engine: Engine) -
     """The samples of a step, of all processes. Their images are computed once more: they depend on nothing else."""
     epoch, position = divmod(measured.step - 1, setup.steps_per_epoch)
     batches = next(setup.batches.epoch(epoch, first_step=position))
-    images = torch.cat([setup.mix(batch, epoch)[0] for batch in batches])
+    mixed = [setup.mix(batch, epoch) for batch in batches]
+    images, targets = (torch.cat(parts) for parts in zip(*mixed, strict=True))
     counts = torch.cat([batch.weight for batch in batches]) > 0
     ranks = torch.full_like(measured.ids, engine.ranks.rank)
     labels = torch.cat([batch.labels for batch in batches])
-    columns = (measured.ids, ranks, labels, measured.predicted, measured.losses, images.contiguous())
+    partners, shares = _of_targets(targets, labels)
+    given = (measured.ids, ranks, labels, partners, shares)
+    columns = (*given, measured.predicted, measured.losses, images.contiguous())
     return ReplayedSamples(*(engine.ranks.gather(column[counts]).cpu() for column in columns))
+
+
+def _of_targets(targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the label that each sample was mixed with, int64 [n], and the share of its own, float32 [n].
+
+    Args:
+        targets: of :class:`~cifar_dist.data.mix.Mix`.
+        labels: int64 [n].
+    """
+    if not targets.is_floating_point():
+        return labels, torch.ones_like(labels, dtype=torch.float32)
+    shares = targets.gather(1, labels[:, None])
+    others = targets.scatter(1, labels[:, None], 0)
+    partners = torch.where(others.amax(dim=1) > 0, others.argmax(dim=1), labels)
+    return partners, shares[:, 0]

@@ -170,11 +170,22 @@ def _write(replayed: Replay, folder: RunFolder, rank: int | None) -> Path:
     several = int(samples.ranks.max()) > 0
     names = short_names(replayed.classes, 9)
     captions = [
-        f"{names[label]} as {names[predicted]}: {loss:.2f}\nid {sample}" + (f", rank {of}" if several else "")
-        for label, predicted, loss, sample, of in zip(
+        f"{names[label]} as {names[predicted]}: {loss:.2f}\n"
+        + (f"{percent(1 - share, 0)} {names[partner]}, " if share < 1 else "")
+        + f"id {sample}"
+        + (f", rank {of}" if several else "")
+        for label, partner, share, predicted, loss, sample, of in zip(
             *(
                 column[order].tolist()
-                for column in (samples.labels, samples.predicted, samples.losses, samples.ids, samples.ranks)
+                for column in (
+                    samples.labels,
+                    samples.partners,
+                    samples.shares,
+                    samples.predicted,
+                    samples.losses,
+                    samples.ids,
+                    samples.ranks,
+                )
             ),
             strict=True,
         )
@@ -188,7 +199,7 @@ def _write(replayed: Replay, folder: RunFolder, rank: int | None) -> Path:
             f"accuracy {percent(record.accuracy, 1)}, the highest losses of {counted(record.samples, 'sample')}",
             images=replayed.pixels()[order].numpy(),
             captions=captions,
-            right=(samples.labels == samples.predicted)[order].tolist(),
+            right=samples.right[order].tolist(),
             norms=replayed.gradient_norms,
         )
     return target

@@ -121,6 +121,12 @@ def test_the_default_is_a_crop_and_a_random_flip() -> None:
     assert transforms("--augment.transforms", "[]") == ()
 
 
+def test_alternatives_may_add_up_to_one_however_their_sum_is_rounded() -> None:
+    assert 0.34 + 0.56 + 0.1 > 1
+    words = "[{name='mixup', p=0.34, alpha=0.2}, {name='cutmix', p=0.56}, {name='mixup', p=0.1}]"
+    assert len(transforms("--augment.transforms", words)) == 3
+
+
 def test_one_setting_of_one_transform(tmp_path: Path) -> None:
     assert transforms("--augment.crop.pad", "1") == (Crop(pad=1, fill="constant"),)
     pad, both = "--augment.crop.pad=1", '--augment.transforms=[{ name = "flip" }, { name = "crop" }]'

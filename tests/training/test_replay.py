@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 from support.engines import engine
 from support.running import TRAIN, metrics, spawn, train
@@ -27,6 +28,7 @@ from cifar_dist.tracking.environment import describe_numerics
 from cifar_dist.training import certificate
 from cifar_dist.training.certificate import Stretch
 from cifar_dist.training.job_differences import JobDifferences, differences
+from cifar_dist.training.replay import ReplayedSamples
 from cifar_dist.verbs.replay import _recompute_stretches, _recorded_config
 
 PROCESSES = 2
@@ -85,9 +87,26 @@ def test_a_step_is_what_was_recorded(trained: Path, step: int, began: int) -> No
         assert set(arrays["ranks"].tolist()) == {0, 1}
         assert arrays["losses"].mean(dtype=np.float64) == pytest.approx(recorded["loss"], rel=1e-6)
         assert (arrays["labels"] == arrays["predicted"]).mean() == pytest.approx(recorded["accuracy"])
+        labels, partners, shares = (arrays[name] for name in ("labels", "partners", "shares"))
+    others = partners[1:] != labels[1:]  # a partner of the same class leaves nothing to share
+    assert (partners[1:] == labels[:-1])[others].all(), "the partner is the sample before"
+    assert ((shares[1:] < 1) == others).all()
+    assert 0 < shares.min() < 0.5 < shares[shares < 1].max()
+    with (folder / "samples.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(float(row["share"]) for row in rows) == pytest.approx(sorted(shares.tolist()))
     assert recorded["grad_norm"] > 1, "or no gradient is clipped"
     assert math.hypot(*norms_of(trained, step).values()) == pytest.approx(recorded["grad_norm"], rel=1e-5)
     assert (folder / "replay.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_mixed_sample_is_right_as_the_class_of_its_larger_share() -> None:
+    shares = torch.tensor([1.0, 0.6, 0.4, 0.4])
+    own, others = torch.tensor([3, 3, 3, 3]), torch.tensor([3, 5, 5, 5])
+    predicted = torch.tensor([3, 3, 5, 3])
+    nothing = torch.zeros(4)
+    samples = ReplayedSamples(nothing, nothing, own, others, shares, predicted, nothing, nothing)
+    assert samples.right.tolist() == [True, True, True, False]
 
 
 ENGINES: dict[str, tuple[dict[str, str], list[str]]] = {

@@ -42,7 +42,7 @@ class Samples:
         seed: the run's seed.
         epoch: number of the pass over the data; int64 [] in a function that is compiled for all epochs.
         ids: int64 [n], sample ids within the split.
-        fill: the dataset's mean colour in 0..255, a number for each channel: for pixels that a transform leaves empty.
+        fill: the colour ``augment.mean`` in 0..255, for each channel: of pixels that a transform leaves empty.
         keys: of the draws, on the device; None where they are computed from seed and epoch.
         occurrence: number of transforms of the same class earlier in the list, so that a repeated one draws others.
     """
@@ -183,7 +183,9 @@ class Mixing(TransformConfig):
     mixes: ClassVar[bool] = True
 
     p: float = 1.0
-    """Probability that a sample is mixed by this transform. Several mixing transforms are alternatives of one draw."""
+    """Probability that a sample is mixed by this transform. Several mixing transforms are alternatives of one draw. The
+    training accuracy counts a sample's own label, even where its partner has the larger share: with MixUp at its
+    defaults, a network that is always right has about half."""
 
     def __post_init__(self) -> None:
         require_probability(self.p)

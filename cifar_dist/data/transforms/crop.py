@@ -21,7 +21,7 @@ class Crop(Rearrangement):
     pad: int = 4
     """Pixels of padding on each side, fewer than an image has."""
     fill: Literal["constant", "reflect"] = "reflect"
-    """Content of the padding: the dataset's mean colour (constant), or the image mirrored at its edge (reflect)."""
+    """Content of the padding: the colour ``augment.mean`` (constant), or the image mirrored at its edge (reflect)."""
 
     def __post_init__(self) -> None:
         require_at_least(self, pad=0)

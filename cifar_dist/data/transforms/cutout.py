@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cutout(Transform):
-    """Set a square at a random position to the dataset's mean colour (DeVries and Taylor, arXiv:1708.04552)."""
+    """Set a square at a random position to the colour ``augment.mean`` (DeVries and Taylor, arXiv:1708.04552)."""
 
     planar: ClassVar[bool] = False
 

@@ -17,7 +17,7 @@ _ATTEMPTS = 10  # torchvision's
 
 @dataclass(frozen=True)
 class Erasing(Transform):
-    """Set a random rectangle to the dataset's mean colour (Zhong et al., arXiv:1708.04896), as torchvision does."""
+    """Set a random rectangle to the colour ``augment.mean`` (Zhong et al., arXiv:1708.04896), as torchvision does."""
 
     name: Literal["erasing"] = "erasing"
     p: float = 0.5
