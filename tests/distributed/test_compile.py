@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from support import forked_ranks
+from support.clock import WatchdogClock
 from support.observations import flags
 from support.running import TRAIN, metrics, spawn
 
@@ -88,11 +88,12 @@ def test_a_network_that_is_compiled_again_for_other_stages_may_take_as_long_as_t
 
     def train() -> None:
         passes: list[None] = []
+        clock = WatchdogClock.install(timeout=2)
 
         def forward(module: torch.nn.Module, _: object) -> None:
             if module.training:
                 passes.append(None)
-                time.sleep(3 if len(passes) == 14 else 0)
+                clock.let_pass(3 if len(passes) == 14 else 0)
 
         def compiled(network: torch.nn.Module, **_: object) -> torch.nn.Module:
             if isinstance(network, torch.nn.Module):

@@ -81,14 +81,15 @@ def test_a_rank_that_has_ended_needs_no_patience(tiny: Path, tmp_path: Path) -> 
 def test_an_evaluation_that_takes_long_moves_from_view_to_view(tiny: Path, tmp_path: Path) -> None:
     """The first view may take as long as a first step, and all views of the second batch longer than the timeout."""
     (tmp_path / "slow.py").write_text(
-        "import time\nfrom torch import nn\n"
+        "from support.clock import WatchdogClock\nfrom torch import nn\n"
+        "clock = WatchdogClock.install(timeout=2)\n"
         "class Net(nn.Linear):\n"
         "    looks = 0\n"
         "    def __init__(self, classes, channels):\n"
         "        super().__init__(32 * 32 * channels, classes)\n"
         "    def forward(self, images):\n"
         "        if len(images) in (40, 31):\n"
-        "            time.sleep(2.5 if not self.looks else 0.5 if len(images) == 31 else 0)\n"
+        "            clock.let_pass(2.5 if not self.looks else 0.5 if len(images) == 31 else 0)\n"
         "            self.looks += 1\n"
         "        return super().forward(images.flatten(1))\n"
     )
@@ -99,22 +100,25 @@ def test_an_evaluation_that_takes_long_moves_from_view_to_view(tiny: Path, tmp_p
 
 
 def test_the_first_step_after_an_evaluation_that_was_interrupted_may_take_long(tiny: Path, tmp_path: Path) -> None:
-    """The evaluation comes first then, and the step compiles."""
+    """The evaluation, of nine batches, comes first then, and the step compiles."""
     run = tmp_path / "runs" / "late"
     (tmp_path / "slow.py").write_text(
-        "import os, pathlib, signal, time\nfrom torch import nn\n"
+        "import os, pathlib, signal\nfrom support.clock import WatchdogClock\nfrom torch import nn\n"
+        "clock = WatchdogClock.install(timeout=2)\n"
         f"run = pathlib.Path({str(run)!r})\n"
         "is_resumed = (run / 'checkpoints').exists()\n"
         "class Net(nn.Linear):\n"
-        "    steps = 0\n"
+        "    evaluated = 0\n"
         "    def __init__(self, classes, channels):\n"
         "        super().__init__(32 * 32 * channels, classes)\n"
         "    def forward(self, images):\n"
         "        if self.training:\n"
-        "            time.sleep(3 if is_resumed and not self.steps else 0)\n"
-        "            self.steps += 1\n"
+        "            clock.let_pass(3 if is_resumed and self.evaluated == 9 else 0)\n"
+        "            self.evaluated += self.evaluated == 9\n"
         "        elif run.exists() and not is_resumed:\n"
         "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        else:\n"
+        "            self.evaluated += len(images) in (3, 4)\n"
         "        return super().forward(images.flatten(1))\n"
     )
     words = ["--run.name", run.name, "--train.epochs", "2", "--run.stall_timeout", "2", "--run.stall_factor", "1"]
@@ -127,11 +131,12 @@ def test_the_first_step_after_an_evaluation_that_was_interrupted_may_take_long(t
 def test_an_evaluation_may_wait_long_for_the_checkpoint_before_it(tiny: Path, tmp_path: Path) -> None:
     """Of a file server that is slow: only an accuracy whose checkpoint exists is the best."""
     (tmp_path / "slow.py").write_text(
-        "import os, threading, time\nfrom torch import nn\n"
+        "import os, threading\nfrom support.clock import WatchdogClock\nfrom torch import nn\n"
+        "clock = WatchdogClock.install(timeout=2)\n"
         "fsync, waited = os.fsync, []\n"
         "def slow(file):\n"
         "    if threading.current_thread() is not threading.main_thread() and not waited:\n"
-        "        waited.append(time.sleep(4))\n"
+        "        waited.append(clock.let_pass(4))\n"
         "    fsync(file)\n"
         "os.fsync = slow\n"
         "def net(classes, channels):\n"
@@ -146,11 +151,12 @@ def test_an_evaluation_may_wait_long_for_the_checkpoint_before_it(tiny: Path, tm
 def test_a_save_may_take_long_after_a_recalibration(tiny: Path, tmp_path: Path) -> None:
     """Which moves from batch to batch, and ends the patience that the save began with."""
     (tmp_path / "slow.py").write_text(
-        "import os, time\nfrom torch import nn\n"
+        "import os\nfrom support.clock import WatchdogClock\nfrom torch import nn\n"
+        "clock = WatchdogClock.install(timeout=2)\n"
         "fsync, waited = os.fsync, []\n"
         "def slow(file):\n"
         "    if 'checkpoints/.step' in os.readlink(f'/proc/self/fd/{file}') and not waited:\n"
-        "        waited.append(time.sleep(4))\n"
+        "        waited.append(clock.let_pass(4))\n"
         "    fsync(file)\n"
         "os.fsync = slow\n"
         "def net(classes, channels):\n"

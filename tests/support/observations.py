@@ -10,10 +10,10 @@ import json
 import os
 import re
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -29,12 +29,14 @@ from cifar_dist.data.batches import Images
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.normalize import normalization_statistics
 from cifar_dist.data.pack import pack
+from cifar_dist.distributed import watchdog
 from cifar_dist.distributed.arithmetic import set_arithmetic
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.start import start_engine
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import JoinTimeoutError, StorageError, UserError
 from cifar_dist.exit_codes import EXIT_DONE, EXIT_STALLED
+from cifar_dist.launch import joining
 from cifar_dist.launch.joining import join_ranks, open_store
 from cifar_dist.models import transfer
 from cifar_dist.optim.averaging import build_average
@@ -51,6 +53,7 @@ from cifar_dist.training.requirements import check_batch_size
 from cifar_dist.training.saving import CheckpointSaver
 from cifar_dist.training.trainer import Trainer
 from support import forked_ranks
+from support.clock import WatchdogClock
 from support.dataset_builders import write_npz
 from support.failing_network import write_network
 from support.running import free_port, without_times
@@ -205,26 +208,24 @@ def refused_on_three_processes(config: Config) -> bool:
 
 
 def joined(config: Config) -> str:
-    """Return whether this rank waits for another one that joins after two seconds."""
-    port, gave_up = str(free_port()), threading.Event()
+    """Return whether this rank waits for another one that joins after three seconds."""
+    port, now = str(free_port()), 0
     place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
 
-    def come() -> None:
-        if not gave_up.wait(3):
+    def sleep(_: float) -> None:  # a second passes
+        nonlocal now
+        now += 1
+        if now == 3:
             open_store("rank", "127.0.0.1", int(port)).add("count", 1)
 
-    other = threading.Thread(target=come)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in place.items():
             patch.setenv(name, value)
-        other.start()
+        patch.setattr(joining, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
         try:
             join_ranks(config.run.join_timeout)
         except JoinTimeoutError:
             return "gave up"
-        finally:
-            gave_up.set()
-            other.join()
     return "joined"
 
 
@@ -244,8 +245,11 @@ def longest_wait(config: Config) -> str:
 
 def hang(config: Config) -> object:
     """Return the files of a run whose sixth step takes eight seconds, far more than 20 times the usual."""
-    network = write_network(Path("hanging.py").resolve(), "time.sleep(8)", step=6, inputs="16 * 16 * channels")
-    return _run(replace(config, model=ModelConfig(network)))
+    act = "from cifar_dist.distributed import watchdog; watchdog.time.let_pass(8)"
+    network = write_network(Path("hanging.py").resolve(), act, step=6, inputs="16 * 16 * channels")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watchdog, "time", WatchdogClock(config.run.stall_timeout))
+        return _run(replace(config, model=ModelConfig(network)))
 
 
 def die(config: Config) -> object:
