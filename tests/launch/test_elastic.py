@@ -44,6 +44,29 @@ from cifar_dist.launch.gpus import check_gpus_of_ranks
 from cifar_dist.launch.signal_queue import MACHINE_JOINS
 from cifar_dist.tracking import timeline
 
+PATIENT = "keep_alive_interval=100,last_call_timeout=100"
+"""Of machines that all take part in the first start, and of which none counts as lost because it is busy."""
+LONE = "--rdzv_conf=keep_alive_interval=100,last_call_timeout=1"
+"""The same for a machine that starts without the others."""
+PAUSING = Path(warm.__file__).parent / "pausing" / "sitecustomize.py"
+MISSES = """
+import os, runpy
+from datetime import timedelta
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import _BackendRendezvousStateHolder as StateHolder
+
+remove_lost = StateHolder._sanitize
+
+def miss(self):
+    for machine in self._state.last_heartbeats:
+        if os.path.exists(f"{lost}-{{machine.pid}}"):
+            self._state.last_heartbeats[machine] -= timedelta(days=1)
+    remove_lost(self)
+
+StateHolder._sanitize = miss
+runpy.run_path({pausing!r})
+"""
+"""A machine that misses the heartbeat of another once a file says that this one is lost, however patient it is else."""
+
 
 def test_a_job_continues_without_a_lost_machine_until_it_returns(
     tiny: Path, tmp_path: Path, forked: dict[str, str]
@@ -51,25 +74,23 @@ def test_a_job_continues_without_a_lost_machine_until_it_returns(
     words = [str(tiny), "--train.parts", "2", "--train.threads", "1"]
     assert spawn([TRAIN, *words, "--run.name", "whole"])[0].returncode == 0
     port, note = free_port(), tmp_path / "paused"
-    options = [
-        "--num_processes=1",
-        "--nnodes=1:2",
-        f"--rdzv_endpoint=127.0.0.1:{port}",
-        "--rdzv_conf=keep_alive_interval=2,last_call_timeout=60",  # both take part in the first start
-    ]
+    options = ["--num_processes=1", "--nnodes=1:2", f"--rdzv_endpoint=127.0.0.1:{port}", f"--rdzv_conf={PATIENT}"]
+    (tmp_path / "sitecustomize.py").write_text(MISSES.format(lost=tmp_path / "lost", pausing=str(PAUSING)))
+    misses = {**forked, "PYTHONPATH": f"{tmp_path}{os.pathsep}{environment()['PYTHONPATH']}"}
 
-    def start_machine(programs: dict[str, str] = forked) -> warm.Popen:
+    def start_machine(variables: dict[str, str] = forked) -> warm.Popen:
         command = [sys.executable, "-m", "cifar_dist", "launch", "cpu", *options, *words, "--run.fresh"]
-        env = environment({**programs, **pausing(12, note)})
+        env = environment({**pausing(12, note), **variables})
         return warm.Popen(command, env=env, cwd=ROOT, stdout=-1, stderr=-1, text=True)
 
-    first = start_machine()
+    first = start_machine(misses)
     wait_until(lambda: listens(port), [first])  # where they meet
     lost = start_machine({})  # its rank is its own child, not one of the warm interpreter's
     paused = wait_for_pause(note, [first, lost])
     note.unlink()
     tiny.write_text(tiny.read_text().replace("lr = 0.1", "lr = 9.0"))  # for another run
     silent = _stop(lost)
+    (tmp_path / f"lost-{_launcher(lost).pid}").touch()
     paused.send_signal(signal.SIGCONT)
     paused = wait_for_pause(note, [first])  # of the one process that continues
     for process in silent:
@@ -95,7 +116,7 @@ def test_a_machine_that_cannot_take_part_leaves_the_job_alone(
     tiny: Path, tmp_path: Path, forked: dict[str, str]
 ) -> None:
     port, note = free_port(), tmp_path / "paused"
-    options = ["--num_processes=1", "--nnodes=1:2", f"--rdzv_endpoint=127.0.0.1:{port}"]
+    options = ["--num_processes=1", "--nnodes=1:2", f"--rdzv_endpoint=127.0.0.1:{port}", LONE]
     command = [sys.executable, "-m", "cifar_dist", "launch", "cpu", *options, str(tiny)]
 
     def start_machine(*words: str) -> warm.Popen:
@@ -137,9 +158,8 @@ def test_a_machine_that_cannot_take_part_in_a_job_that_starts_leaves_it_alone(
 ) -> None:
     """No process trains the run when it arrives, so there is nothing yet with which it could be compared."""
     port, note, starting, goes_on = free_port(), *(tmp_path / name for name in ("paused", "starting", "goes_on"))
-    options = ["--num_processes=1", "--nnodes=1:2", f"--rdzv_endpoint=127.0.0.1:{port}"]
-    pauses = Path(warm.__file__).parent / "pausing" / "sitecustomize.py"
-    text = STARTS_LATE.format(starting=str(starting), goes_on=str(goes_on), pausing=str(pauses))
+    options = ["--num_processes=1", "--nnodes=1:2", f"--rdzv_endpoint=127.0.0.1:{port}", LONE]
+    text = STARTS_LATE.format(starting=str(starting), goes_on=str(goes_on), pausing=str(PAUSING))
     (tmp_path / "sitecustomize.py").write_text(text)
     path = f"{tmp_path}{os.pathsep}{environment()['PYTHONPATH']}"
 
@@ -245,25 +265,25 @@ def test_a_machine_whose_gpu_fails_leaves_the_job_to_the_others(
         folder = tmp_path / f"machine{number}"
         folder.mkdir()
         breaks = str(broken) if number == 2 else str(tmp_path / "never")
-        text = BREAKS.format(broken=breaks, pausing=str(Path(warm.__file__).parent / "pausing" / "sitecustomize.py"))
+        (folder / "misses.py").write_text(MISSES.format(lost=tmp_path / "lost", pausing=str(PAUSING)))
+        text = BREAKS.format(broken=breaks, pausing=str(folder / "misses.py"))
         (folder / "sitecustomize.py").write_text(text)
         variables = {**forked, **pausing(12, note), "PYTHONPATH": f"{folder}{os.pathsep}{environment()['PYTHONPATH']}"}
         options = ["--num_processes=1", "--nnodes=1:2", f"--rdzv_endpoint=127.0.0.1:{port}"]
-        options += [
-            f"--rdzv_conf=is_host={number == 1},keep_alive_interval=2,last_call_timeout=60",
-            f"--local_addr=127.0.0.{number}",
-        ]
+        options += [f"--rdzv_conf=is_host={number == 1},{PATIENT}", f"--local_addr=127.0.0.{number}"]
         command = [sys.executable, "-m", "cifar_dist", "launch", str(config), *options, str(tiny)]
         return warm.Popen(command, env=environment(variables), cwd=ROOT, stdout=-1, stderr=-1, text=True)
 
     host, other = start_machine(1), start_machine(2)
     paused = wait_for_pause(note, [host, other])
     broken.touch()
-    (launcher,) = psutil.Process(other.pid).children()
+    launcher = _launcher(other)
     (rank,) = launcher.children()
     rank.kill()
     paused.send_signal(signal.SIGCONT)
-    done = finish([other, host])
+    done = finish([other])
+    (tmp_path / f"lost-{launcher.pid}").touch()
+    done += finish([host])
     assert [one.returncode for one in done] == [2, 0], done[0].stderr + done[1].stderr
     assert f" cannot compute on GPU 0 of {socket.gethostname()}, H200 (CUDA error: unspecified" in done[0].stderr
     assert "Traceback" not in done[0].stderr
@@ -289,7 +309,7 @@ def test_a_machine_that_was_not_needed_ends_with_the_job(tiny: Path, tmp_path: P
 
     def start_machine(*, is_host: bool) -> warm.Popen:
         options = ["--num_processes=1", "--nnodes=1:1", f"--rdzv_endpoint=127.0.0.1:{port}"]
-        words = ["-m", "cifar_dist", "launch", "cpu", *options, f"--rdzv_conf=is_host={is_host}", str(tiny)]
+        words = ["-m", "cifar_dist", "launch", "cpu", *options, f"--rdzv_conf=is_host={is_host},{PATIENT}", str(tiny)]
         return warm.Popen([sys.executable, *words], env=env, cwd=ROOT, stdout=-1, stderr=-1, text=True)
 
     first = start_machine(is_host=True)
@@ -326,7 +346,7 @@ def test_a_machine_that_ends_after_the_host_returns_the_code_of_its_ranks(
 
     def start_machine(number: int, variables: dict[str, str]) -> warm.Popen:
         options = ["--num_processes=1", "--nnodes=2:2", f"--rdzv_endpoint=127.0.0.1:{port}"]
-        options += [f"--rdzv_conf=is_host={number == 1}", f"--local_addr=127.0.0.{number}"]
+        options += [f"--rdzv_conf=is_host={number == 1},{PATIENT}", f"--local_addr=127.0.0.{number}"]
         command = [sys.executable, "-m", "cifar_dist", "launch", "cpu", *options, str(tiny), *words]
         env = environment({**forked, **pausing(12, note), **variables})
         return warm.Popen(command, env=env, cwd=ROOT, stdout=-1, stderr=-1, text=True)
@@ -336,7 +356,7 @@ def test_a_machine_that_ends_after_the_host_returns_the_code_of_its_ranks(
     other = start_machine(2, {"PYTHONPATH": path} if late == "rank" else {})
     if code == 75:
         paused = wait_for_pause(note, [host, other])
-        (launcher,) = psutil.Process(other.pid).children()
+        launcher = _launcher(other)
         if late == "launcher":
             launcher.suspend()
         host.send_signal(signal.SIGTERM)
@@ -439,6 +459,12 @@ def _connects(machine: warm.Popen, port: int) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):  # one has ended meanwhile: the next call looks again
         return any(one.raddr and one.raddr.port == port for each in processes for one in each.net_connections("tcp"))
     return False
+
+
+def _launcher(machine: warm.Popen) -> psutil.Process:
+    """Return the process of a machine that meets the others."""
+    (launcher,) = psutil.Process(machine.pid).children()
+    return launcher
 
 
 def _stop(machine: warm.Popen) -> list[psutil.Process]:
