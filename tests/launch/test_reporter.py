@@ -7,21 +7,24 @@ import socket
 import threading
 
 import pytest
-from support.running import finish, free_port, start
+from support.running import PATIENCE, finish, free_port, start
 
+from cifar_dist.launch import reporter
 from cifar_dist.launch.reporter import is_first, is_reporter
 
 ASKING = """
 import os, sys
+from datetime import timedelta
 import torch.distributed as dist
 from cifar_dist.launch import reporter
 
 place, port, rank = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), int(os.environ["RANK"])
 store = dist.TCPStore(place, port, 2, is_master=rank == 0)  # until both are there
 keys = reporter.open_store("a test/0", place, port)
+keys.set_timeout(timedelta(minutes=5))  # on a busy machine the other rank may be late
 question, asking, later, key = sys.argv[1:]
 if len(asking) == 2:
-    reporter._WAIT_SECONDS = 60.0  # on a busy machine the other rank may be late
+    reporter._WAIT_SECONDS = 300.0
 if rank == int(later):
     keys.get(key)
 if str(rank) in asking:
@@ -68,6 +71,7 @@ def test_a_rank_0_that_ends_is_not_asked(monkeypatch: pytest.MonkeyPatch, capfd:
         select.select([host], [], [])  # until somebody connects
         host.close()
 
+    monkeypatch.setattr(reporter, "_END_SECONDS", PATIENCE)  # a busy machine may end it late
     ending = threading.Thread(target=end)
     ending.start()
     assert is_first("a test")
