@@ -17,7 +17,7 @@ from support.continued_runs import Place
 from support.crashing import every_death
 from support.failing_network import write_network
 from support.many_ranks import run_on_ranks
-from support.running import wait_until
+from support.running import PATIENCE, wait_until
 from support.small_checkpoint import dealt, holds, names, state, tensors, weights
 from torch import Tensor
 
@@ -180,7 +180,7 @@ def test_training_continues_during_a_write_and_the_next_one_waits_for_it(tmp_pat
 def test_a_write_is_reported_once_it_has_ended_and_no_step_waits_for_it(tmp_path: Path) -> None:
     gate = Event()
     saver, tracker = saver_in(tmp_path, ranks=Ranks(0, 1, torch.device("cpu"), first_of_node=True))
-    slow = replace(tensors(2), weights=Announcing(lambda: gate.wait(10), tensors(2).weights))
+    slow = replace(tensors(2), weights=Announcing(lambda: gate.wait(PATIENCE), tensors(2).weights))
     saver.save(lambda _: slow, state(2), must=False)
     saver.poll(3)
     assert tracker.saved == []
