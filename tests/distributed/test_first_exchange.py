@@ -9,10 +9,17 @@ from pathlib import Path
 from support.running import environment, finish, start
 
 IMPATIENT = """
-import sys
+import os, sys
 from cifar_dist.cli import run
 from cifar_dist.distributed import first_exchange
 from cifar_dist.process_exit import exit_with
+notice = first_exchange.notice
+
+def say(line):
+    notice(line)
+    open(os.environ["CIFAR_DIST_TEST_LATE_UNTIL"], "w").close()
+
+first_exchange.notice = say
 first_exchange._PATIENCE = 0.1
 exit_with(lambda: run(["train", *sys.argv[1:]]))
 """
@@ -25,10 +32,10 @@ with first_exchange(1, cpu=False):
 """
 
 
-def test_a_first_exchange_that_takes_long_is_reported_once_and_may_yet_end(tiny: Path) -> None:
+def test_a_first_exchange_that_takes_long_is_reported_once_and_may_yet_end(tiny: Path, tmp_path: Path) -> None:
     late = Path(__file__).parents[1] / "support" / "patient_group.py"
     words = ["-c", IMPATIENT, str(tiny), "--train.engine", f"{late}:Late", "--train.epochs", "1"]
-    first, second = finish(start(words, 2))
+    first, second = finish(start(words, 2, {"CIFAR_DIST_TEST_LATE_UNTIL": str(tmp_path / "reported")}))
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     said = "cifar-dist: the processes have joined, and their first exchange over gloo has not ended for 0 s; "
     assert first.stderr.count(said) == 1
