@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.recorded import FACTS, train, val
@@ -18,6 +19,7 @@ from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import metrics as metrics_file
 from cifar_dist.tracking import mirrors
 from cifar_dist.tracking.metrics import Record
+from cifar_dist.tracking.mirror import Mirror
 from cifar_dist.tracking.mirror_thread import MirrorThread
 from cifar_dist.tracking.mirrors import wanted_mirrors
 from cifar_dist.tracking.timeline import Status
@@ -143,8 +145,21 @@ def test_a_mirror_that_hangs_holds_up_nothing_and_is_given_up(
 ) -> None:
     monkeypatch.setattr(mirrors, "_SILENCE", 0.05)
     monkeypatch.setattr(mirrors, "_CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(mirrors, "time", SimpleNamespace(monotonic=lambda: 0.0))  # time is left, however late it is
     monkeypatch.setenv("MIRROR_HANGS", method)
-    (tmp_path / "run").mkdir()
+    ask, lines = MirrorThread.ask, tmp_path / "run" / "lines.jsonl"
+
+    def hangs() -> bool:
+        called = lines.read_text()
+        return called.count(f'["{method}"') == called.count('["init"')
+
+    def ask_and_wait(thread: MirrorThread, what: str, call: Callable[[Mirror], None]) -> None:
+        ask(thread, what, call)
+        if what == "finish":
+            wait_until(hangs, [])
+
+    monkeypatch.setattr(MirrorThread, "ask", ask_and_wait)
+    lines.parent.mkdir()
     given = whole_run(tmp_path / "run", mirror)
     assert [what for what, *_ in given].count(method) == 2, "once in each attempt"
     log = (tmp_path / "run" / "training.log").read_text()
