@@ -30,6 +30,7 @@ SAY_SECONDS = 10.0
 
 _POLL_SECONDS = 0.2
 _ANSWER_SECONDS = 10.0  # in which the store must answer a request
+_NOTICE_SECONDS = 60.0  # in which a machine, however busy, must notice that all have joined
 _PORT = "port"  # key of an announcement
 _OF_ANOTHER_MEETING = "if machines come and go, set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on all of them"
 
@@ -97,12 +98,17 @@ def join_machines(index: int, machines: int, host: str, port: int, timeout: floa
     Raises:
         JoinTimeoutError: some have not come; the message names them.
     """
+    from torch.distributed import DistError
+
     store = _RollCall("machine", index, machines, host=host, port=port, hosts=index == 0, timeout=timeout).wait()
     if index == 0:
-        wait_until(lambda: store.add("seen", 0) >= machines - 1, _ANSWER_SECONDS)
+        wait_until(lambda: store.add("seen", 0) >= machines - 1, _NOTICE_SECONDS)
         return
     # The first machine closes the store now, which frees the port; whoever used it before that would be cut off later.
-    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=_ANSWER_SECONDS) as connection:
+    with (
+        contextlib.suppress(OSError, DistError),  # it has closed it: this machine is late
+        socket.create_connection((host, port), timeout=_ANSWER_SECONDS) as connection,
+    ):
         store.add("seen", 1)
         connection.recv(1)
 

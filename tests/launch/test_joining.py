@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import select
@@ -22,7 +23,7 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRende
 
 from cifar_dist.errors import JoinTimeoutError
 from cifar_dist.launch import joining, meeting
-from cifar_dist.launch.joining import join_ranks
+from cifar_dist.launch.joining import join_machines, join_ranks
 from cifar_dist.launch.meeting import Meeting
 from launch import soak
 
@@ -73,6 +74,24 @@ def test_a_first_rank_that_leaves_while_others_wait_is_named(monkeypatch: pytest
     ):
         join_ranks(PATIENCE)
     finish(running)
+
+
+def test_a_machine_that_notices_late_that_all_have_joined_joins_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one has waited for it, then ended the store, and launched what listens at the port now."""
+    port, connect, calls = free_port(), socket.create_connection, itertools.count(1)
+    stores = [joining.open_store("machine", "127.0.0.1", port, hosts=True)]
+    stores[0].add("count", 1)
+    with contextlib.ExitStack() as stack:
+
+        def connect_late(place: tuple[str, int], timeout: float) -> socket.socket:
+            if next(calls) == 2:
+                stores.clear()
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return connect(place, timeout)
+
+        monkeypatch.setattr(joining, "socket", SimpleNamespace(create_connection=connect_late))
+        join_machines(1, 2, "127.0.0.1", port, PATIENCE)
+    assert next(calls) == 3
 
 
 def test_ranks_that_torchrun_starts_again_do_not_meet_those_before() -> None:
