@@ -217,9 +217,14 @@ def wait_for_pause(note: Path, running: Sequence[subprocess.Popen[Any]]) -> psut
 
 def resume(paused: psutil.Process) -> None:
     """Continue a process of :func:`wait_for_pause` once the signal that others forward to it is pending."""
+    wait_for_signal(paused)
+    paused.send_signal(signal.SIGCONT)
+
+
+def wait_for_signal(paused: psutil.Process) -> None:
+    """Wait until the signal that others forward to a process of :func:`wait_for_pause` is pending."""
     status = Path("/proc", str(paused.pid), "status")
     wait_until(lambda: set(status.read_text().split("ShdPnd:\t")[1].split("\n")[0]) != {"0"}, [])
-    paused.send_signal(signal.SIGCONT)
 
 
 def interrupt(
