@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support.running import environment, finish, start
+from support.running import PATIENCE, environment, finish, start
 
 IMPATIENT = """
 import os, sys
@@ -49,7 +49,7 @@ def test_one_that_never_ends_ends_the_process_with_what_helps() -> None:
         subprocess.Popen([sys.executable, "-c", HANGS], env=rank | meeting, stderr=subprocess.PIPE, text=True)
         for rank in ranks
     ]
-    told = [process.communicate(timeout=100)[1] for process in begun]
+    told = [process.communicate(timeout=PATIENCE)[1] for process in begun]
     assert [process.returncode for process in begun] == [1, 1]
     *_, last = told[0].splitlines()
     assert last.startswith(

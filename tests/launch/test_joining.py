@@ -100,7 +100,7 @@ def test_ranks_that_torchrun_starts_again_do_not_meet_those_before() -> None:
         import os
         from torch import distributed
         from cifar_dist.launch.joining import join_ranks
-        store = join_ranks(60)
+        store = join_ranks(300)
         distributed.init_process_group("gloo")
         distributed.barrier()
         os._exit(0)

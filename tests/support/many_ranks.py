@@ -25,9 +25,9 @@ from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.distributed.stop_requests import StopRequests
 from cifar_dist.distributed.stop_signals import StopSignals
 from cifar_dist.errors import StopRequested
+from support.running import PATIENCE
 
 _STACK_BYTES = 2**20
-PATIENCE = 120
 
 
 @dataclass

@@ -16,7 +16,7 @@ from typing import Literal
 import psutil
 import pytest
 from support.recorded import FACTS, train, val
-from support.running import environment, wait_until
+from support.running import PATIENCE, environment, wait_until
 from support.wandb_offline import segments
 from support.wandb_server import wandb_server
 
@@ -185,7 +185,7 @@ def test_a_process_that_stops_before_its_offline_folder_has_all_rows_says_so_and
     record = WandbMirror.train_steps
 
     def record_late(self: WandbMirror, records: Sequence[Record]) -> None:
-        assert may_go_on.wait(60)
+        assert may_go_on.wait(PATIENCE)
         record(self, records)
 
     monkeypatch.setattr(WandbMirror, "train_steps", record_late)

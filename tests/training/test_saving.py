@@ -202,7 +202,7 @@ fsync, evaluated_again = os.fsync, threading.Event()
 
 def late(file):
     if threading.current_thread() is not threading.main_thread():
-        evaluated_again.wait(60)
+        evaluated_again.wait(300)
     fsync(file)
 
 
