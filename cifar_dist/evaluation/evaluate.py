@@ -77,6 +77,7 @@ def evaluate(
         fingerprint=data.fingerprint,
         split_fingerprint=data.split_fingerprint(split),
         tta_below=config.eval.tta_below,
+        calibration_error=predictions.calibration_error if is_labelled else None,
     )
     record(summary)
     ids = sample_ids(data, split)

@@ -18,6 +18,7 @@ from torch import Tensor
 from cifar_dist.data.randomness import prediction_seed, seed_generators
 from cifar_dist.distributed.out_of_memory import describe_evaluation, explained
 from cifar_dist.distributed.wrapped_model import InferenceModel
+from cifar_dist.evaluation.calibration import calibration
 from cifar_dist.evaluation.views import View, Views
 from cifar_dist.terminal.progress import Show, silent
 
@@ -63,6 +64,12 @@ class Predictions:
         """Return the mean cross-entropy, in nats."""
         assert self.labels is not None
         return F.cross_entropy(self.logits.double(), self.labels).item()
+
+    @property
+    def calibration_error(self) -> float:
+        """Return the expected calibration error, a fraction; nan if a logit is not finite."""
+        assert self.labels is not None
+        return calibration(self.probabilities.numpy(), self.labels.numpy()).error
 
     def _accuracy(self, logits: Tensor) -> float:
         assert self.labels is not None

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_dist.evaluation.calibration import calibration
 from cifar_dist.formatting import counted, percent
 from cifar_dist.report.evaluation_files import Evaluation, ImageOf
 from cifar_dist.report.predictions import draw_predictions
@@ -22,7 +23,6 @@ SHEETS = {
 _MOST = 24  # images on a sheet
 _MISTAKES = Grid(columns=8, width=1.45, height=1.78)
 _CAPTION, _IMAGE = 0.34, 1.33  # inches
-_BINS = 10
 CELL = "#33628f"
 """Colour of a cell of the confusion matrix that has all images of its row; one of fewer has the root of its share."""
 FULL_CELL = 0.73
@@ -147,19 +147,16 @@ def _per_class(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) ->
 
 
 def _calibration(evaluation: Evaluation, labels: NDArray[np.int64], path: Path) -> Picture:
-    """Reliability diagram and expected calibration error (Guo et al., arXiv:1706.04599), 10 equal bins."""
+    """Reliability diagram and expected calibration error."""
     confidence, right = evaluation.confidence, evaluation.predicted == labels
-    bins = np.clip((confidence * _BINS).astype(int), 0, _BINS - 1)
-    counts = np.bincount(bins, minlength=_BINS)
-    filled = counts > 0
-    truth = np.bincount(bins, weights=right, minlength=_BINS)[filled] / counts[filled]
-    belief = np.bincount(bins, weights=confidence, minlength=_BINS)[filled] / counts[filled]
-    error = float((counts[filled] / len(labels) * np.abs(truth - belief)).sum())
+    found = calibration(evaluation.probabilities, labels)
+    error = found.error
     with figure(path, 8, 4.2) as drawing:
         left, beside = drawing.subplots(1, 2)
         left.set_title("Reliability")
         left.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle=DOTS, label="perfect")
-        left.plot(100 * belief, 100 * truth, color=BLUE, marker="o", label=f"model, error {percent(error, 1)}")
+        points = (100 * found.confidence, 100 * found.accuracy)
+        left.plot(*points, color=BLUE, marker="o", label=f"model, error {percent(error, 1)}")
         left.set_xlabel("confidence")
         left.set_xlim(0, 102)
         left.set_ylim(0, 102)

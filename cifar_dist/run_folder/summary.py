@@ -31,6 +31,8 @@ class EvaluationSummary:
         fingerprint, split_fingerprint: of the data, and of what its manifest says of the split; empty in evaluations
             of earlier versions.
         tta_below: which images got all views, see ``eval.tta_below``; None in evaluations of earlier versions.
+        calibration_error: the expected calibration error, a fraction, see :mod:`cifar_dist.evaluation.calibration`;
+            None without labels, with a loss that is not finite, and in evaluations of earlier versions.
     """
 
     run: str = ""
@@ -51,6 +53,7 @@ class EvaluationSummary:
     fingerprint: str = ""
     split_fingerprint: str = ""
     tta_below: float | None = None
+    calibration_error: float | None = None
 
     @property
     def views(self) -> str:
@@ -69,13 +72,15 @@ class EvaluationSummary:
         return "eval.tta_below" if has_threshold and self.tta_below != config.eval.tta_below else ""
 
     def result(self) -> str:
-        """Say the accuracy in words, and that of the images themselves beside it."""
+        """Say the accuracy in words, that of the images themselves beside it, and the calibration error."""
         tta = f"TTA {self.views}"
         if self.accuracy is None or self.plain_accuracy is None:
             return f"no labels, {tta}"
+        error = self.calibration_error
+        calibration = "" if error is None or math.isnan(error) else f", calibration error {percent(error, 1)}"
         if self.tta == "0":
-            return f"accuracy {percent(self.accuracy)} without TTA"
-        return f"accuracy {percent(self.accuracy)} with {tta}, {percent(self.plain_accuracy)} without"
+            return f"accuracy {percent(self.accuracy)} without TTA{calibration}"
+        return f"accuracy {percent(self.accuracy)} with {tta}, {percent(self.plain_accuracy)} without{calibration}"
 
     def warning(self) -> str:
         """Say that the network has diverged, or that test-time augmentation lowers the accuracy; empty if neither."""
@@ -91,9 +96,10 @@ class EvaluationSummary:
         )
 
     def to_json(self) -> str:
-        """Format it as a file, whose loss is null where it is not finite: JSON has no nan."""
-        is_finite = self.loss is None or math.isfinite(self.loss)
-        return json.dumps(asdict(self if is_finite else replace(self, loss=None)), indent=2) + "\n"
+        """Format it as a file, in which a number that is not finite is null: JSON has no nan."""
+        values = asdict(self)
+        not_finite = [key for key, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
+        return json.dumps({**values, **dict.fromkeys(not_finite)}, indent=2) + "\n"
 
 
 _SUMMARY = TypeAdapter(EvaluationSummary)

@@ -41,6 +41,7 @@ SUMMARY = EvaluationSummary(
     processes=2,
     plain_accuracy=0.875,
     tta_images=4,
+    calibration_error=0.125,
 )
 
 
@@ -64,13 +65,21 @@ def test_predictions_have_classes_probabilities_accuracy_and_loss() -> None:
     assert predictions.loss == pytest.approx(-of_labels.log().mean().item())
 
 
+def test_the_calibration_error_is_the_mean_distance_of_confidence_and_accuracy_over_ten_bins() -> None:
+    confidences = torch.tensor([0.81, 0.89, 0.85, 0.97, 1.0])
+    logits = torch.stack([confidences, 1 - confidences], dim=1).log()
+    predictions = Predictions(logits, torch.tensor([0, 0, 1, 0, 0]), logits)
+    assert predictions.calibration_error == pytest.approx((3 * abs(0.85 - 2 / 3) + 2 * abs(0.985 - 1)) / 5)
+    assert math.isnan(Predictions(logits * math.nan, torch.tensor([0, 0, 1, 0, 0]), logits).calibration_error)
+
+
 def test_a_summary_has_the_plain_accuracy_and_names_an_augmentation_that_lowers_it() -> None:
-    assert SUMMARY.result() == "accuracy 75.00 % with TTA mirror, 87.50 % without"
+    assert SUMMARY.result() == "accuracy 75.00 % with TTA mirror, 87.50 % without, calibration error 12.5 %"
     assert SUMMARY.warning() == "", "one image of eight, which chance does"
     assert dataclasses.replace(SUMMARY, samples=40).warning() == (
         "TTA mirror lowers the accuracy from 87.50 to 75.00 %; evaluate with --tta 0, or train with --eval.tta 0"
     )
-    better = dataclasses.replace(SUMMARY, accuracy=0.875)
+    better = dataclasses.replace(SUMMARY, accuracy=0.875, calibration_error=None)  # as of an earlier version
     assert (better.result(), better.warning()) == ("accuracy 87.50 % with TTA mirror, 87.50 % without", "")
     plain = dataclasses.replace(better, tta="0")
     assert (plain.result(), plain.warning()) == ("accuracy 87.50 % without TTA", "")
@@ -78,7 +87,7 @@ def test_a_summary_has_the_plain_accuracy_and_names_an_augmentation_that_lowers_
     assert some.result() == "accuracy 87.50 % with TTA mirror of 3 images, 87.50 % without"
     none = dataclasses.replace(better, tta_images=0)
     assert none.result() == "accuracy 87.50 % with TTA mirror of 0 images, 87.50 % without"
-    unknown = dataclasses.replace(SUMMARY, accuracy=None, plain_accuracy=None)
+    unknown = dataclasses.replace(SUMMARY, accuracy=None, plain_accuracy=None, calibration_error=None)
     assert (unknown.result(), unknown.warning()) == ("no labels, TTA mirror", "")
 
 
@@ -121,9 +130,10 @@ def test_without_labels_accuracy_is_none(tmp_path: Path, weights: WeightsCopy) -
 
 
 def test_a_loss_that_is_not_finite_is_null_in_the_file(tmp_path: Path, weights: WeightsCopy) -> None:
-    summary = dataclasses.replace(SUMMARY, loss=math.nan)
+    summary = dataclasses.replace(SUMMARY, loss=math.nan, calibration_error=math.nan)
     folder = write_evaluation(tmp_path, summary, Predictions(LOGITS, None, LOGITS), range(4), weights, PREDICTED)
-    assert json.loads((folder / "summary.json").read_text())["loss"] is None
+    written = json.loads((folder / "summary.json").read_text())
+    assert (written["loss"], written["calibration_error"]) == (None, None)
     again = read_summary(folder / "summary.json")
     assert again is not None
     assert "training has diverged" in again.warning()

@@ -27,6 +27,7 @@ from cifar_dist.config.saved import read_config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.data.read import ShardReader
 from cifar_dist.errors import OutOfMemoryError, UserError
+from cifar_dist.evaluation.calibration import calibration
 from cifar_dist.evaluation.speed import make_forms, time_forms
 from cifar_dist.evaluation.trained import build_trained, open_trained
 from cifar_dist.models import build
@@ -95,6 +96,9 @@ def test_the_run_folder_is_complete(run: Path, digits: Path) -> None:
     assert (arrays["probabilities"].argmax(1) == [int(label) for _, label in submission[1:]]).all()
     assert (arrays["probabilities"].argmax(1) == arrays["labels"]).mean() == summary["accuracy"]
     assert (folder / "model.safetensors").read_bytes() == (run / "final" / "model.safetensors").read_bytes()
+    error = summary["calibration_error"]
+    assert f"% without, calibration error {100 * error:.1f} %, " in (run / "training.log").read_text()
+    assert calibration(arrays["probabilities"], arrays["labels"]).error == error, "which the report draws"
 
 
 @pytest.mark.parametrize("tta", [("mirror", "--tta-below", "0.4"), ("4",)])
@@ -385,7 +389,7 @@ def test_weights_from_any_file_are_evaluated(run: Path, tmp_path: Path) -> None:
     loaded = build_trained(trained).state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in final.items())
     said = verb("evaluate", str(run), "--checkpoint", str(foreign), "--tta", "0")
-    assert "without TTA, 71 images, their-best--1-.pth" in said
+    assert re.search(r"without TTA, calibration error .* %, 71 images, their-best--1-\.pth", said)
     (folder,) = run.glob("evaluations/*their-best*")
     assert (folder / "model.pth").read_bytes() == foreign.read_bytes()
     (final_folder,) = run.glob("evaluations/*_model_final")
