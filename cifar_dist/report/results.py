@@ -171,14 +171,15 @@ def lost_metrics(run: RunFolder, epochs: int, state: State) -> str:
 
 def files_of_report(run: RunFolder) -> str:
     """Return a comment that says which state of a run its report shows. Times do not tell: a clock may be set."""
-    facts: list[tuple[int, ...]] = []
-    for file in (run.timeline, run.metrics):
+    facts: list[tuple[int | str, ...]] = []
+    for file in (run.timeline, run.metrics, run.lr_curve):
         try:
             status = file.stat()
         except OSError:
             facts.append(())
         else:
             facts.append((status.st_size, status.st_mtime_ns))
+    facts.append(tuple(evaluation.path.name for evaluation in run.evaluation_folders()))
     return f"<!-- files: {hashlib.sha256(repr(facts).encode()).hexdigest()[:32]} -->"
 
 

@@ -187,9 +187,13 @@ def has_outdated_report(run: RunFolder) -> bool:
     try:
         with run.report.open("rb") as file:
             file.seek(-min(_END, file.seek(0, os.SEEK_END)), os.SEEK_END)
-            return files_of_report(run).encode() not in file.read()
+            drawn = file.read()
     except OSError:
         return has_begun(run)
+    try:
+        return files_of_report(run).encode() not in drawn
+    except OSError:  # of a folder that cannot be read, which drawing it reports
+        return True
 
 
 def disk_bytes(path: Path) -> int:

@@ -350,6 +350,8 @@ def test_all_reports_are_drawn_whatever_is_wrong_with_one(
     (tmp_path / "all" / "damaged" / "config.toml").write_text("{ torn")
     (tmp_path / "all" / "unreadable" / "metrics.jsonl").unlink()
     (tmp_path / "all" / "unreadable" / "metrics.jsonl").mkdir()
+    shutil.copy(write_report(RunFolder(run)), tmp_path / "all" / "unreadable")
+    (tmp_path / "all" / "unreadable" / "evaluations").touch()
     with pytest.raises(UserError, match="2 of the runs below"):
         cli.run(["report", "--all", str(tmp_path / "all")])
     drawn = [tmp_path / "all" / name / "report.html" for name in ("a", "sweep/b")]
@@ -359,6 +361,46 @@ def test_all_reports_are_drawn_whatever_is_wrong_with_one(
         cli.run(["report"])
     with pytest.raises(UserError, match="or all: cifar-dist report --all"):
         cli.run(["report", str(run), "--all"])
+
+
+def test_all_leaves_reports_alone_that_are_up_to_date(
+    digits: Path, tmp_path: Path, undrawn: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, folder = make_run(tmp_path, digits), tmp_path / "all"
+    for name in "abc":
+        shutil.copytree(run, folder / name)
+    assert cli.run(["report", str(folder / "a"), str(folder / "b")]) == 0
+    times = [(folder / name / "report.html").stat().st_mtime_ns for name in "ab"]
+    capsys.readouterr()
+    assert cli.run(["report", "--all", str(folder)]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{folder}/c/report.html\n"
+    assert "note: 2 reports are up to date; draw one again: cifar-dist report RUN" in said.err
+    assert times == [(folder / name / "report.html").stat().st_mtime_ns for name in "ab"]
+    (evaluation,) = (folder / "a" / "evaluations").iterdir()
+    shutil.copytree(evaluation, evaluation.with_name(evaluation.name + "-again"))  # killed before it drew the report
+    assert cli.run(["report", "--all", str(folder)]) == 0
+    assert capsys.readouterr().out == f"{folder}/a/report.html\n"
+    assert cli.run(["report", str(folder / "b")]) == 0
+    assert capsys.readouterr().out == f"{folder}/b/report.html\n", "a run that is named is drawn in any case"
+
+
+def test_reports_that_were_drawn_before_an_interruption_are_on_the_page_of_runs(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None
+) -> None:
+    run, folder = make_run(tmp_path, digits), tmp_path / "all"
+    for name in "ab":
+        shutil.copytree(run, folder / name)
+
+    def write_one(run: RunFolder) -> Path:
+        if run.name == "b":
+            raise KeyboardInterrupt
+        return write_report(run)
+
+    monkeypatch.setattr(run_page, "write_report", write_one)
+    with pytest.raises(KeyboardInterrupt):
+        cli.run(["report", "--all", str(folder)])
+    assert Tags((folder / "index.html").read_text()).links == ["a/report.html"]
 
 
 def test_at_a_terminal_the_reports_are_counted(
