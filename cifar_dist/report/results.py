@@ -172,7 +172,7 @@ def lost_metrics(run: RunFolder, epochs: int, state: State) -> str:
 def files_of_report(run: RunFolder) -> str:
     """Return a comment that says which state of a run its report shows. Times do not tell: a clock may be set."""
     facts: list[tuple[int | str, ...]] = []
-    for file in (run.timeline, run.metrics, run.lr_curve):
+    for file in (run.config, run.timeline, run.metrics, run.lr_curve):
         try:
             status = file.stat()
         except OSError:

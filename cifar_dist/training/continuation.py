@@ -76,11 +76,11 @@ def is_finished(config: Config) -> bool:
     return contradiction(settings_of(started), settings_of(config)) is None
 
 
-def move_data(config: Config) -> tuple[bool, str]:
+def move_data(config: Config) -> str:
     """Write the place of the data that a config names into the settings of its run, if that :func:`is_finished`.
 
     Returns:
-        Whether the settings have changed, and a line to report: empty where they name that place already.
+        A line to report; empty where the settings name that place already.
 
     Raises:
         UserError: the run's settings are damaged.
@@ -89,7 +89,7 @@ def move_data(config: Config) -> tuple[bool, str]:
     folder, path = RunFolder.of(config), config.data.path
     before = read_config(folder.config).data.path
     if before == path == read_started_settings(folder).data.path:
-        return False, ""
+        return ""
     why = next((f"{file} is missing" for file in (folder.manifest, Path(path, FILE_NAME)) if not file.is_file()), "")
     if not why:
         try:
@@ -97,7 +97,7 @@ def move_data(config: Config) -> tuple[bool, str]:
                 write_data_path(folder, path)
         except OSError as error:
             why = f"{folder.path} cannot be written ({error.strerror})"
-    return not why, f"data.path is still {before}: {why}" if why else f"data.path is now {path}"
+    return f"data.path is still {before}: {why}" if why else f"data.path is now {path}"
 
 
 def notes_on_finished(config: Config) -> list[str]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from cifar_dist.errors import CollectiveTimeoutError, LostRankError, UserError
 from cifar_dist.exit_codes import EXIT_DONE
-from cifar_dist.launch.launched import is_main_process
-from cifar_dist.runs.reports import draw, draw_if_outdated
+from cifar_dist.launch.launched import is_main_process, launched_processes
+from cifar_dist.runs.reports import draw_if_outdated
 from cifar_dist.terminal.notice import warn
 from cifar_dist.verbs.arguments import RECIPE_NAME
 from cifar_dist.verbs.loading import loading
@@ -64,13 +64,17 @@ def train(config: Config) -> int:
             from cifar_dist.training.continuation import is_finished
             from cifar_dist.training.trainer import Trainer
 
+        if launched_processes() == 1 and is_finished(config):  # which needs no device or engine any more
+            with signals.ending_waits(at_once=True):
+                _update_finished(config)
+            draw_if_outdated(run)
+            return EXIT_DONE
         with start_engine(config, signals) as engine:
             ranks = engine.ranks
-            has_moved = False
             if ranks.run_on_main(lambda: is_finished(config)):
                 code = EXIT_DONE
                 with signals.ending_waits(at_once=True):
-                    has_moved = ranks.run_on_main(lambda: _update_finished(config))
+                    ranks.run_on_main(lambda: _update_finished(config))
             else:
                 with loading("opening the data"):
                     trainer = Trainer(config, engine)
@@ -78,22 +82,21 @@ def train(config: Config) -> int:
             # A launcher kills the ranks that stay longer than the first to exit with 75, so all of them wait. The code
             # is agreed: one that waits too long, or for a rank that was killed, ends with it, too.
             with suppress(CollectiveTimeoutError, LostRankError), waits_explained(config.run.collective_timeout):
-                ranks.run_on_main(lambda: draw(run) if has_moved else draw_if_outdated(run))
+                ranks.run_on_main(lambda: draw_if_outdated(run))
     return code
 
 
-def _update_finished(config: Config) -> bool:
-    """Name a finished run, write down where its data is, and send what W&B lacks; return whether the data has moved."""
+def _update_finished(config: Config) -> None:
+    """Name a finished run, write down where its data is, and send what W&B lacks."""
     from cifar_dist.run_folder import RunFolder
     from cifar_dist.tracking.mirrors import complete_wandb
     from cifar_dist.training.continuation import move_data, notes_on_finished
 
     run = RunFolder.of(config)
-    has_moved, place = move_data(config)
+    moved = move_data(config)
     finished = f"{run.path} is finished already; another --run.name starts a new run"
-    print(finished, *filter(None, [place]), *notes_on_finished(config), sep="\n", flush=True)
+    print(finished, *filter(None, [moved]), *notes_on_finished(config), sep="\n", flush=True)
     complete_wandb(run, partial(print, flush=True), warn)
-    return has_moved
 
 
 def split_help(words: Sequence[str]) -> tuple[list[str], str | None]:

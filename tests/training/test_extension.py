@@ -82,6 +82,10 @@ def test_a_finished_run_takes_another_place_of_its_data(place: Place, digits: Pa
     folder, data = RunFolder(run), tmp_path / "data"
     shutil.copytree(digits, data)
     folder.config.write_text(folder.config.read_text().replace("keep = 20\n", "keep = 9\n"))
+    for file in (folder.config, folder.started_config):  # of a run on two GPUs, which are not here
+        text = file.read_text().replace("processes = 0\n", "processes = 2\n")
+        file.write_text(re.sub(r'precision = "\w+"\n', 'precision = "fp16"\n', text))
+        assert ("processes = 2\n" in file.read_text(), '"fp16"\n' in file.read_text()) == (True, True)
     edited, started = folder.config.read_text(), folder.started_config.read_text()
     moved = place.run("resume", str(run), "--data.path", str(data))
     assert (moved.code, f"\ndata.path is now {data}\n" in moved.said) == (0, True), moved.said
