@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from cifar_dist.errors import UserError, first_line, quoted
+from cifar_dist.errors import UserError, first_line, printable, quoted
+from cifar_dist.files.locks import try_lock
 from cifar_dist.formatting import and_more, counted, list_some
 from cifar_dist.models.transfer import last_layer
 from cifar_dist.models.weight_files import WEIGHT_SUFFIXES, read_weights, require_state_dict
+from cifar_dist.terminal.notice import notice
 
 PUBLISHED = "published"
 _SAME_AS_TORCHVISION = ("resnet18", "resnet34", "resnet50")  # our models whose keys and shapes equal torchvision's
@@ -25,6 +28,7 @@ _IN_FOLDERS = ("model.safetensors", "averaged.safetensors", "weights.safetensors
 _OTHER_STATE = ("optimizer.safetensors", "averaged_statistics.safetensors")  # of a checkpoint, beside its weights
 _PART = re.compile(r"-\d+-of-\d+$")  # at the end of the name of a part of a file, without its suffix
 _TIMEOUT_SECONDS = 30  # without a byte received; torch by itself would wait forever
+_LONGEST_WAIT_SECONDS = 600  # for the download of another process, whose file server may not know that it is lost
 _USE_THEIR_NETWORK = "use the model.name and model.options of their network"
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # of GoogLeNet and Inception, which we build without them
 
@@ -220,24 +224,25 @@ def _load_from_torchvision(name: str) -> dict[str, Tensor]:
 
     default = torchvision.models.get_model_weights(name).DEFAULT
     cached = Path(torch.hub.get_dir(), "checkpoints", default.url.rpartition("/")[2])
-    was_cached = cached.is_file()  # before: while a download fails here, one of another job may end
-    try:
-        with _socket_timeout():
-            # Without weights_only torchvision would unpickle whatever the cache contains.
-            published = require_state_dict(
-                default.get_state_dict(
-                    progress=sys.stderr.isatty(), check_hash=True, map_location="cpu", weights_only=True
+    with _only_download(cached):
+        was_cached = cached.is_file()  # before: while a download fails here, one of another job may end
+        try:
+            with _socket_timeout():
+                # Without weights_only torchvision would unpickle whatever the cache contains.
+                published = require_state_dict(
+                    default.get_state_dict(
+                        progress=sys.stderr.isatty(), check_hash=True, map_location="cpu", weights_only=True
+                    )
                 )
-            )
-    except Exception as error:
-        if was_cached:
+        except Exception as error:
+            if was_cached:
+                raise UserError(
+                    f"model.pretrained: cannot read weights from {cached}: {first_line(error)}; delete that file"
+                ) from None
             raise UserError(
-                f"model.pretrained: cannot read weights from {cached}: {first_line(error)}; delete that file"
+                f"model.pretrained: cannot download {default.url} ({first_line(error)}); download it on a machine with "
+                f"a network and copy it to {cached}, or use --model.pretrained FILE"
             ) from None
-        raise UserError(
-            f"model.pretrained: cannot download {default.url} ({first_line(error)}); download it on a machine with a "
-            f"network and copy it to {cached}, or use --model.pretrained FILE"
-        ) from None
     # DenseNet weights use the key names of an older torch: norm.1 for norm1.
     renamed = ((re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key), published[key]) for key in published)
     return {key: value for key, value in renamed if not key.startswith(_AUXILIARY_HEADS)}
@@ -278,6 +283,28 @@ def _require_answer_of_hub(repository: str | None) -> None:
             if "Timeout" in type(error).__name__:  # each version of the library has a class of another HTTP library
                 raise
             # Whatever else it answers is retried, or explained, as the weights are loaded.
+
+
+def _only_download(cached: Path) -> AbstractContextManager[object]:
+    """Wait until no other process downloads a file into torch's cache, and have others wait until the context ends.
+
+    The Hub's library does so itself.
+    """
+    if cached.is_file():
+        return nullcontext()
+    try:
+        locks = cached.parent.parent / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        lock = (locks / cached.name).open("a")
+    except OSError:  # of a cache that cannot be written, which the download reports
+        return nullcontext()
+    deadline, is_said = time.monotonic() + _LONGEST_WAIT_SECONDS, False
+    while not try_lock(lock) and time.monotonic() < deadline:
+        if not is_said:
+            notice(printable(f"waiting for another process that downloads {cached}"))
+            is_said = True
+        time.sleep(0.1)
+    return lock
 
 
 @contextmanager

@@ -7,7 +7,6 @@ The files and folders directly inside a run folder are named here; a part of one
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -24,6 +23,7 @@ from cifar_dist.errors import InUseError, TrainingFailedError, UserError, quoted
 from cifar_dist.files.atomic import write_atomic
 from cifar_dist.files.checksums import changed_files, write_sums
 from cifar_dist.files.folders import discard, free_name, hide, list_complete
+from cifar_dist.files.locks import try_lock
 from cifar_dist.files.open_files import path_of
 from cifar_dist.files.reading import read_json
 from cifar_dist.files.temporary import abandoned
@@ -237,7 +237,7 @@ class RunFolder:
         """
         lock = (self.path / _LOCK).open("a+")
         deadline, is_said = time.monotonic() + patience, False
-        while not _locked(lock, fcntl.LOCK_EX):
+        while not try_lock(lock):
             left = deadline - time.monotonic()
             lock.seek(0)
             holder = lock.read().strip() or "another process"
@@ -345,17 +345,6 @@ class RunFolder:
         """Whether a process is training this run."""
         try:
             with (self.path / _LOCK).open("r") as lock:
-                return not _locked(lock, fcntl.LOCK_SH)
+                return not try_lock(lock, shared=True)
         except OSError:
             return False
-
-
-def _locked(file: IO[str], how: int) -> bool:
-    """Lock an open file without waiting; return whether no other process has locked it."""
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # a file system without locks: train unguarded rather than not at all
-    return True

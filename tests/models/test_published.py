@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import pickle
 import re
 import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ from torch import Tensor, nn
 
 from cifar_dist.config import OptionValue
 from cifar_dist.errors import UserError
+from cifar_dist.files.locks import try_lock
 from cifar_dist.models import build, pretrained
 from cifar_dist.models.pretrained import check_pretrained, load_pretrained
 
@@ -120,6 +124,51 @@ def test_a_download_that_breaks_off_does_not_blame_the_file_of_another_job(
         monkeypatch.setattr(torchvision.models.ResNet18_Weights.DEFAULT.value, "url", url)
         with pytest.raises(UserError, match=rf"cannot download {url} \(invalid hash value .*\); download it on"):
             load_pretrained(network("resnet18", stem="imagenet"), "published", "resnet18")
+        server.shutdown()
+
+
+def test_jobs_that_begin_at_once_download_weights_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, buffer = "torchvision:squeezenet1_1", io.BytesIO()
+    torch.save(network(name, 1000).state_dict(), buffer)
+    content = buffer.getvalue()
+    file = f"squeezenet1_1-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    requests: list[str] = []
+    said: list[str] = []
+    has_other_come = threading.Event()
+
+    def say(text: str) -> None:
+        said.append(text)
+        has_other_come.set()
+
+    class Serving(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None: ...
+
+        def do_GET(self) -> None:
+            requests.append(self.path)
+            if len(requests) > 1:
+                has_other_come.set()
+            assert has_other_come.wait(60)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    monkeypatch.setattr(pretrained, "notice", say, raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Serving) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/{file}"
+        monkeypatch.setattr(torchvision.models.SqueezeNet1_1_Weights.DEFAULT.value, "url", url)
+        with ThreadPoolExecutor(2) as jobs:
+            loads = [jobs.submit(load_pretrained, network(name), "published", name) for _ in range(2)]
+        assert [len(load.result()) for load in loads] == [2, 2]
+        assert (requests, said) == ([f"/{file}"], [f"waiting for another process that downloads {cache / file}"])
+
+        (cache / file).unlink()
+        monkeypatch.setattr(pretrained, "_LONGEST_WAIT_SECONDS", 0)
+        with (cache.parent / ".locks" / file).open("a") as of_lost_machine:
+            assert try_lock(of_lost_machine)
+            load_pretrained(network(name), "published", name)
+        assert len(requests) == 2
         server.shutdown()
 
 
