@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable
 
 from cifar_dist.config.overrides import split_settings
-from cifar_dist.errors import UserError
+from cifar_dist.errors import UserError, quoted
 from cifar_dist.exit_codes import EXIT_DONE
 from cifar_dist.slurm.options import RESUME
 from cifar_dist.terminal.notice import notice
@@ -36,6 +36,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     with loading():
+        from cifar_dist.config.saved import read_config
         from cifar_dist.doctor.before import examine_before
         from cifar_dist.doctor.finding import Verdict, print_table
         from cifar_dist.slurm.before_queue import check_options
@@ -63,6 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
         if row.verdict is Verdict.FAILED:
             raise UserError("; ".join(filter(None, [row.text, row.remedy])))
     if is_finished(config):
+        if config.data.path != read_config(submission.folder.config).data.path:
+            way = f"cifar-dist resume {quoted(path)} --data.path {quoted(config.data.path)}"
+            raise UserError(f"{path} is finished already and needs no job to read its data elsewhere; use: {way}")
         raise UserError(f"{path} is finished already; another --run.name starts a new run")
     if arguments.dry_run:
         print(f"# ---- {submission.folder.job_script}\n{submission.script()}")

@@ -102,6 +102,19 @@ def test_bad_input_is_one_line(tiny: Path, monkeypatch: pytest.MonkeyPatch, word
     assert "\n" not in str(caught.value)
 
 
+def test_a_finished_run_whose_data_has_moved_needs_no_job(tiny: Path, tmp_path: Path) -> None:
+    config = recipe.load(str(tiny), ["--run.name", "taken"])
+    run = write_run(tiny.parent / "runs" / "taken", config, test=0.5)
+    data = shutil.copytree(config.data.path, tmp_path / "data")
+    for words in (["resume", str(run)], [str(tiny), "--run.name", "taken"]):
+        with pytest.raises(UserError) as caught:
+            cli.run(["submit", *words, "--data.path", str(data)])
+        assert str(caught.value) == (
+            f"{run} is finished already and needs no job to read its data elsewhere; "
+            f"use: cifar-dist resume {run} --data.path {data}"
+        )
+
+
 def test_weights_of_another_network_do_not_enter_the_queue(tiny: Path, tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     save_file(build("tiny-resnet", classes=10, options={}).state_dict(), weights)
