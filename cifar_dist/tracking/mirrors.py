@@ -16,7 +16,7 @@ from typing import Final
 
 from cifar_dist.config import Config, TrackingConfig, plugins
 from cifar_dist.config.plugin_errors import other_arguments
-from cifar_dist.errors import StorageError, UserError
+from cifar_dist.errors import StorageError, UserError, quoted
 from cifar_dist.formatting import counted
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.run_folder.settings import read_settings
@@ -125,10 +125,10 @@ class Mirrors:
             if not has_ended and (left := begin + seconds - time.monotonic()) > 0:
                 self._say(f"waiting for {name}, at most {left:.0f} s")
                 has_ended = thread.end(left)
-            failure = thread.failure(_PATIENCE)
-            if failure or not has_ended:
-                self._report(name, failure or f"finish within {seconds:.0f} s")
-            self._say_address(thread)
+            address = _take_address(thread)
+            if (failure := thread.failure(_PATIENCE)) or not has_ended:
+                self._report(name, failure or f"finish within {seconds:.0f} s", has_command=address is not None)
+            self._say_address(address)
         self._running.clear()
 
     def _ask(self, what: str, method: Callable[[Mirror], None]) -> None:
@@ -140,15 +140,19 @@ class Mirrors:
                 del self._running[name]
                 self._report(name, failure)
             else:
-                self._say_address(thread)
+                self._say_address(_take_address(thread))
                 ask(thread)
 
-    def _say_address(self, thread: MirrorThread) -> None:
-        if isinstance(thread.mirror, WandbMirror) and (address := thread.mirror.take_address()):
+    def _say_address(self, address: tuple[str, str] | None) -> None:
+        if address is not None:
             self._say_command(*address)
 
-    def _report(self, name: str, failure: str) -> None:
-        self._warn(f"{name} could not {failure}; {self._otherwise}")
+    def _report(self, name: str, failure: str, *, has_command: bool = False) -> None:
+        """Report a failure, with what sends W&B the rows that it lacks, unless the mirror itself has a command."""
+        way = ""
+        if name == _WANDB and not self._is_offline and not has_command:
+            way = f"; to send W&B its rows once the run has ended: cifar-dist resume {quoted(self._folder)}"
+        self._warn(f"{name} could not {failure}; {self._otherwise}{way}")
         if name == _WANDB and self._is_offline:
             self._warn(describe_incomplete(self._folder))
 
@@ -181,6 +185,10 @@ def complete_wandb(folder: RunFolder, say: Callable[[str], None], warn: Callable
             mirrors.close("finished")
     except OSError as error:  # of the lock, in a folder that cannot be written
         warn(f"W&B may lack metrics of this run: {StorageError.of(error, folder.path)}")
+
+
+def _take_address(thread: MirrorThread) -> tuple[str, str] | None:
+    return thread.mirror.take_address() if isinstance(thread.mirror, WandbMirror) else None
 
 
 def _send_again(records: Sequence[Record], thread: MirrorThread) -> None:

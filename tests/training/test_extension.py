@@ -112,12 +112,14 @@ def test_a_finished_run_sends_wandb_what_it_may_lack(place: Place, tmp_path: Pat
     without_key = {**own, "WANDB_MODE": "online", "WANDB_API_KEY": "", "NETRC": str(tmp_path / "none")}
     words = ["train", place.recipe, "--run.name", run.name, "--train.max_steps", "5", "--tracking.wandb", "offline"]
     first = place.run(*words, env=without_key)
+    way = f"metrics.jsonl is complete; to send W&B its rows once the run has ended: cifar-dist resume {run}\n"
     assert (first.code, "warning: W&B could not start: " in first.said) == (0, True), first.said
+    assert way in first.said
     before = story(run)
 
     failed, sent, again = (place.run("resume", str(run), env=env) for env in (without_key, own, own))
     assert (failed.code, sent.code, again.code) == (0, 0, 0), sent.said
-    assert failed.said.count("; metrics.jsonl is complete\n") == 1, failed.said
+    assert failed.said.count(way) == 1, failed.said
     (segment,) = segments(run)
     assert [row["step"] for row in segment.rows] == [record.step for record in read(run / "metrics.jsonl")]
     assert "W&B may lack metrics of this run: sending all 8 records\n" in sent.said
