@@ -29,7 +29,8 @@ CSS = """
 .matrix tbody th { padding-right: 10px; }
 .matrix th { white-space: normal; word-break: keep-all; overflow-wrap: break-word; max-width: 200px; }
 .matrix td { height: 34px; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-.matrix a { display: block; line-height: 34px; color: #000; text-decoration: none; }
+.matrix a { display: block; line-height: 34px; color: #000; text-decoration: none; outline-offset: -3px; }
+.pairs a { outline-offset: 3px; }
 .matrix .full a { color: #fff; }
 .matrix .right a { font-weight: 600; }
 @media (prefers-color-scheme: dark) { .matrix a { color: #fff; } }
@@ -107,7 +108,7 @@ def explore_confusions(evaluation: Evaluation, labels: NDArray[np.int64], image_
     neighbours = zip(galleries, [*galleries[1:], None], [None, *galleries], strict=False)
     shown = "".join(_show(evaluation, image_of, *three) for three in neighbours)
     return (
-        f'{heading}<p class="soft">Select a number to see its images; {what}.</p>\n'
+        f'{heading}<p class="soft">Select a number to see its images; {what}.</p>\n<style>{_mark(galleries)}</style>\n'
         f'<div class="confusions {kind}"><div class="scroll">{numbers}</div>\n'
         f'<div class="galleries">{shown}</div></div>\n'
     )
@@ -180,6 +181,15 @@ def _pairs(evaluation: Evaluation, galleries: Sequence[_Gallery]) -> str:
     )
     head = '<tr><th class="text">true</th><th class="text">predicted</th><th>images</th></tr>'
     return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+
+
+def _mark(galleries: Sequence[_Gallery]) -> str:
+    """Return the rule of CSS that marks the number whose gallery is shown: one selector each, as none fits all."""
+    cells = {gallery.name: f'td a[href="#{gallery.name}"]' for gallery in galleries}
+    selected = [f".confusions:has(#{name}:target) {cell}" for name, cell in cells.items()]
+    first = galleries[0].name
+    selected.append(f".confusions:has(#{first}):not(:has(:target)) {cells[first]}")
+    return ",\n".join(selected) + " { outline: 3px solid var(--ink); }"
 
 
 def _link(evaluation: Evaluation, gallery: _Gallery, text: str = "") -> str:

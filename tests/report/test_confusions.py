@@ -191,6 +191,19 @@ def test_a_link_to_a_gallery_moves_the_focus_there(tmp_path: Path) -> None:
 
 
 @needs_browser
+def test_the_number_whose_images_are_shown_is_marked(tmp_path: Path) -> None:
+    text = explore_confusions(evaluation([1, 0, 1], 2), np.array([0, 1, 1]), image_of, "x")
+    follow = """
+    const mark = () => { out.textContent += [...document.querySelectorAll(".confusions a")].filter(
+      one => getComputedStyle(one).outlineStyle == "solid").map(one => one.hash).join() + " " };
+    mark(); document.querySelector('.matrix a[href="#x-1-0"]').click(); mark();
+    """
+    page = tmp_path / "page.html"
+    page.write_text(html_page("", f'{text}<p id="out"></p><script>onload = () => {{ {follow} }}</script>', CSS))
+    assert '<p id="out">#x-0-1 #x-1-0 </p>' in browse(page, "--dump-dom")
+
+
+@needs_browser
 def test_images_beside_or_below_leave_the_numbers_their_room(tmp_path: Path) -> None:
     """Of matrices of CIFAR-10, of 18 classes and of 12 with long names, and of the list of 100 classes."""
     cifar = "airplane automobile bird cat deer dog frog horse ship truck".split()
