@@ -120,8 +120,8 @@ def _evaluations(folder: RunFolder) -> list[Evaluation]:
     for evaluation in reversed(folder.evaluation_folders()):
         try:
             found.append(read_evaluation(evaluation.path))
-        except UserError:
-            continue
+        except UserError as error:
+            notice(printable(f"{error}: the report omits it"))
     return sorted(found, key=lambda evaluation: final is None or evaluation.folder != final.path)
 
 

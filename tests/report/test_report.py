@@ -330,12 +330,16 @@ def test_damaged_probabilities_are_one_line(tmp_path: Path, part: slice) -> None
 
 
 @pytest.mark.parametrize("classes", [-1, {"a": 1}])
-def test_a_damaged_evaluation_is_omitted(digits: Path, tmp_path: Path, classes: object) -> None:
+def test_a_damaged_evaluation_is_omitted_and_named(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], classes: object
+) -> None:
     run = make_run(tmp_path, digits)
     (summary,) = run.glob("evaluations/*/summary.json")
     summary.write_text(json.dumps({**json.loads(summary.read_text()), "classes": classes}))
     (run / "metrics.jsonl").unlink()  # to draw less
     assert "some-run" in write_report(RunFolder(run)).read_text()
+    omitted = f"cifar-dist: {summary.parent} is not an evaluation; run cifar-dist evaluate again: the report omits it\n"
+    assert omitted in capsys.readouterr().err
     with pytest.raises(UserError, match="is not an evaluation; run cifar-dist evaluate again"):
         read_evaluation(summary.parent)
 
