@@ -17,7 +17,7 @@ from cifar_dist.run_folder import EvaluationSummary, RunFolder
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.environment import read_facts
 from cifar_dist.tracking.facts import RunFacts
-from cifar_dist.tracking.table import EpochTable
+from cifar_dist.tracking.table import EpochRow, EpochTable
 
 State = Literal["finished", "training", "stopped", "failed", "killed", "stalled", "incomplete", "not begun"]
 """What became of a run so far; ``killed`` also where only the next start would record it."""
@@ -38,6 +38,7 @@ class Result:
     Attributes:
         config: its settings.
         epochs: number of epochs that have begun.
+        step: optimizer steps done at the last record; 0 before the first.
         seconds: training time over all its processes, without evaluation.
         train_accuracy, val_accuracy: fractions, of the last epoch that has one.
         final: the evaluation of the final weights.
@@ -47,6 +48,7 @@ class Result:
 
     config: Config
     epochs: int
+    step: int
     seconds: float
     train_accuracy: float | None
     val_accuracy: float | None
@@ -121,6 +123,7 @@ def read_result(run: RunFolder) -> Result:
     return Result(
         config=config,
         epochs=len(rows),
+        step=last_step(rows),
         seconds=sum(row.seconds for row in rows),
         train_accuracy=_last([row.train_accuracy for row in rows]),
         val_accuracy=_last([row.val_accuracy for row in rows]),
@@ -128,6 +131,11 @@ def read_result(run: RunFolder) -> Result:
         facts=read_facts(run.environment),
         origin=timeline.origin(timeline.read(run.timeline)),
     )
+
+
+def last_step(rows: Sequence[EpochRow]) -> int:
+    """Return the optimizer steps done at the last record of epochs; 0 for none."""
+    return max((row.step for row in rows), default=0)
 
 
 def read_state(run: RunFolder) -> State:
@@ -148,12 +156,12 @@ def read_state(run: RunFolder) -> State:
     return "training" if run.in_use() else "killed"
 
 
-def lost_metrics(run: RunFolder, epochs: int, state: State) -> str:
+def lost_metrics(run: RunFolder, step: int, state: State) -> str:
     """Say in one line that ``metrics.jsonl`` lacks what a run wrote: the results may be those of an earlier epoch.
 
     Args:
         run: its folder.
-        epochs: that its metrics have.
+        step: of the last of its metrics; 0 if it has none.
         state: of the run.
 
     Returns:
@@ -165,8 +173,11 @@ def lost_metrics(run: RunFolder, epochs: int, state: State) -> str:
         return f"{run.metrics} has lost records, so the results shown may be those of an earlier epoch; {again}"
     if change == "changed":
         return f"{run.metrics} is not what the run wrote; {again}"
-    is_empty = state == "finished" and not epochs
-    return f"{run.metrics} has lost the steps of a finished run; restore it" if is_empty else ""
+    if state != "finished":
+        return ""
+    end = timeline.last_of_a_process(timeline.read(run.timeline))  # which tells where the checksum was not copied
+    last = end.step if end is not None and end.kind == "finished" else 1
+    return f"{run.metrics} has lost steps of a finished run after step {step:,}; restore it" if step < last else ""
 
 
 def files_of_report(run: RunFolder) -> str:

@@ -30,7 +30,14 @@ from cifar_dist.report.evaluation import SHEETS, draw_evaluation
 from cifar_dist.report.evaluation_files import Evaluation, ImageOf, read_evaluation
 from cifar_dist.report.lr_curve import draw_lr_curve
 from cifar_dist.report.page import embed, escape, isolate, page, section
-from cifar_dist.report.results import files_of_report, has_changed_manifest, is_on_other_data, lost_metrics, read_state
+from cifar_dist.report.results import (
+    files_of_report,
+    has_changed_manifest,
+    is_on_other_data,
+    last_step,
+    lost_metrics,
+    read_state,
+)
 from cifar_dist.report.style import Picture
 from cifar_dist.report.usage import draw_usage
 from cifar_dist.run_folder import FINAL, EvaluationFolder, EvaluationSummary, RunFolder
@@ -68,7 +75,7 @@ def write_report(run: RunFolder, data: Path | None = None) -> Path:
     lr_curve = Curve.load(run.lr_curve)
     rows = EpochTable(records).rows()
     note = ""
-    if lost := lost_metrics(run, len(rows), read_state(run)):
+    if lost := lost_metrics(run, last_step(rows), read_state(run)):
         notice(printable(lost))
         note = f'<p class="soft">{escape(lost)}</p>'
     if lr_curve is not None:

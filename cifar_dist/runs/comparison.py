@@ -39,7 +39,7 @@ class Comparison:
         for run in runs:
             try:
                 result = read_result(run)
-                lost = lost_metrics(run, result.epochs, read_state(run))
+                lost = lost_metrics(run, result.step, read_state(run))
             except (UserError, OSError) as error:
                 errors.append(error)
                 self.problems.append(f"{run.path} is left out: {in_one_line(error)}")

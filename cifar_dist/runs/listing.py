@@ -101,7 +101,7 @@ def describe(run: RunFolder) -> ListedRun:
     try:
         result = read_result(run)
         state = read_state(run)
-        problem = lost_metrics(run, result.epochs, state)
+        problem = lost_metrics(run, result.step, state)
     except UserError as error:
         problem = str(error)
     except OSError as error:  # a folder in place of a file, or another user's run

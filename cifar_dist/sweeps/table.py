@@ -163,7 +163,7 @@ def _line(row: Row, settings: tuple[str, ...]) -> Line:
     results = [
         (result, state)
         for folder, result, state in read
-        if state != "finished" or not lost_metrics(folder, result.epochs, state)
+        if state != "finished" or not lost_metrics(folder, result.step, state)
     ]
     others += ["lost metrics"] * (len(read) - len(results))
     done = [result for result, state in results if state == "finished"]

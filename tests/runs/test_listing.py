@@ -196,6 +196,17 @@ def test_a_finished_run_that_has_lost_its_evaluation_is_incomplete(here: Path) -
     assert describe(RunFolder(run)).state == "incomplete"
 
 
+def test_a_finished_run_whose_copy_lacks_records_and_their_checksum_is_named(here: Path) -> None:
+    run = RunFolder(write_run(here / "it", Config(), test=0.5))
+    timeline.append(run.timeline, timeline.Event(timeline.utc(), "finished", 4))
+    assert describe(run).problem == ""
+    lines = run.metrics.read_bytes().splitlines(keepends=True)
+    for left, step in ((b"".join(lines[:-1]), 3), (b"".join(lines)[:-1], 3), (b"", 0)):
+        run.metrics.write_bytes(left)
+        lost = f"{run.metrics} has lost steps of a finished run after step {step}; restore it"
+        assert (describe(run).state, describe(run).problem) == ("finished", lost)
+
+
 @pytest.mark.parametrize("end", ["finished", "interrupted"])
 def test_a_run_that_has_lost_its_last_records_is_named(
     here: Path, capsys: pytest.CaptureFixture[str], end: timeline.Kind
