@@ -216,7 +216,7 @@ def _about_accuracy(summary: EvaluationSummary) -> str:
 
 def _facts(facts: RunFacts, rows: Sequence[EpochRow], events: Sequence[timeline.Event], usage: Usage | None) -> str:
     seconds = sum(row.seconds for row in rows if not math.isnan(row.seconds))
-    starts = sum(event.kind in ("started", "resumed") for event in events)
+    starts = len(timeline.starts(events))
     measured = [row.images_per_second for row in rows if not math.isnan(row.images_per_second)]
     on = (_join(facts.processes, facts.device), facts.wrapper, facts.precision)
     pairs = [

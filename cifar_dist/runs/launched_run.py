@@ -63,7 +63,7 @@ class LaunchedRun:
         """Return how often processes have begun to train the run; None if it is finished, or none is trained."""
         if self._config is None or self.is_finished():
             return None
-        return sum(event.processes > 0 for event in timeline.read(RunFolder.of(self._config).timeline))
+        return len(timeline.starts(timeline.read(RunFolder.of(self._config).timeline)))
 
     def check_elastic(self, asked: LaunchRequest, processes: Sequence[int], *, has_begun: bool = False) -> None:
         """Refuse a job, or this machine of it, that would end all machines once it has joined them.
@@ -158,7 +158,8 @@ def _refuse_other_launch_than_now(folder: RunFolder, config: Config, asked: Laun
     """
     from torch import cuda
 
-    where = next((event.where for event in reversed(timeline.read(folder.timeline)) if event.processes), "")
+    starts = timeline.starts(timeline.read(folder.timeline))
+    where = starts[-1].where if starts else ""
     if not where:
         return
     job = f"the job that trains {folder.path} now"

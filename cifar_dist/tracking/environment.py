@@ -14,7 +14,6 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from cifar_dist.config import Config
 from cifar_dist.cpu.load import usable_cores
 from cifar_dist.files.atomic import write_atomic
 from cifar_dist.files.code_version import commit, shortened, versions
@@ -165,17 +164,3 @@ def _numerics(description: Mapping[str, object], device: str) -> dict[str, str]:
         "cpu": description.get("cpu") if device == "cpu" else "",
     }
     return {key: value for key, value in found.items() if isinstance(value, str) and value}
-
-
-def recorded_threads(path: Path, config: Config, processes: int) -> int:
-    """Return the CPU threads of each process in an ``environment.json``, with which a job rounds as that one did.
-
-    They are 0 if they are unknown, or if the job rounds differently anyway.
-
-    Args:
-        path: the ``environment.json``.
-        config: of the run; with ``train.parts`` the number of processes changes nothing.
-        processes: of the job.
-    """
-    facts = read_facts(path)
-    return facts.threads if config.train.parts or facts.processes == processes else 0

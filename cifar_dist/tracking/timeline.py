@@ -33,12 +33,14 @@ class Event:
             next resume detected; ``stalled`` is an end because no step ended for too long; ``branched`` is a beginning
             with another run's checkpoint, ``extended`` a change of the run's length.
         step: optimizer steps done at that time.
-        processes: number of processes that train from then on; 0 if the run ends.
+        processes: number of processes that train from then on; of a branch, that trained until then, if that is known;
+            0 if the run ends. So are the next ones.
         where: they compute: wrapper and device, such as ``DDP, cpu``.
         note: the reason, or what was lost; one line.
         numerics: versions, commit and CPU by which they may round differently; empty if the run ends, or is older.
         threads: of each process on a CPU; 0 on a GPU, if the run ends, or is older.
         compile: ``train.compile`` of them; empty if the run ends, or is older.
+        precision: they compute in, such as ``fp32``; empty if the run ends, or is older.
     """
 
     time: str
@@ -50,6 +52,7 @@ class Event:
     numerics: dict[str, str] = field(default_factory=dict)
     threads: int = 0
     compile: str = ""
+    precision: str = ""
 
     @property
     def wrapper(self) -> str:
@@ -92,6 +95,11 @@ def last_of_a_process(events: Sequence[Event]) -> Event | None:
     return next((event for event in reversed(events) if event.kind not in ORIGINS), None)
 
 
+def starts(events: Sequence[Event]) -> list[Event]:
+    """List the events with which a process began to train."""
+    return [event for event in events if event.kind in ("started", "resumed")]
+
+
 def origin(events: Sequence[Event]) -> str:
     """Say what a run branched from and how its length changed, in one line; empty if neither."""
     words = {"branched": "branch of {0.note}", "extended": "extended after step {0.step:,}: {0.note}"}
@@ -107,7 +115,7 @@ def _from_line(line: str) -> Event:
         raise ValueError("not an event")
     if not all(type(number) is int for number in (event.step, event.processes, event.threads)):
         raise ValueError("not an event")
-    texts = (event.time, event.where, event.note, event.compile, *event.numerics.values())
+    texts = (event.time, event.where, event.note, event.compile, event.precision, *event.numerics.values())
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("not an event")
     return event

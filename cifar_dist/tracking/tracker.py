@@ -143,6 +143,7 @@ class Tracker(AnyTracker):
             numerics=describe_numerics(facts.device),
             threads=facts.threads,
             compile=config.train.compile,
+            precision=facts.precision,
         )
         timeline.append(folder.timeline, begin)
         if again:
@@ -283,7 +284,7 @@ class Tracker(AnyTracker):
         """Record in the timeline that an earlier process was killed before it could record its own end."""
         events = timeline.read(self._folder.timeline)
         last = timeline.last_of_a_process(events)
-        if last and last.kind in ("started", "resumed"):
+        if last and timeline.starts([last]):
             killed = Event(
                 timeline.utc(timestamp),
                 "killed",

@@ -16,6 +16,7 @@ from cifar_dist.data.order import epoch_order
 from cifar_dist.files.atomic import copy_atomic
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
+from cifar_dist.tracking.jobs import job_of_step
 from cifar_dist.tracking.metrics import MetricsLog
 from cifar_dist.tracking.timeline import Event
 from cifar_dist.training.origin import Origin, epochs_counted, or_else, val_of
@@ -32,9 +33,10 @@ def begin_branch(folder: RunFolder, origin: Origin, setup: TrainingSetup) -> lis
         log.cut(state.step, epochs_counted(state))
         log.close()
     if not any(event.kind == "branched" and event.note == where for event in timeline.read(folder.timeline)):
-        timeline.append(folder.timeline, Event(timeline.utc(), "branched", state.step, note=where))
-    if source.environment.is_file():  # by which the branch rounds as its origin did, or says that it does not
-        copy_atomic(source.environment, folder.environment)
+        # With its origin's job, as which the branch rounds, or says that it does not.
+        job = job_of_step(source, state.step) or Event("", "branched", 0)
+        event = replace(job, time=timeline.utc(), kind="branched", step=state.step, note=where)
+        timeline.append(folder.timeline, event)
     best = origin.best_in(setup)
     if best is None:
         state = replace(state, best_val_accuracy=None, is_best=False)

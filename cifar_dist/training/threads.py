@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 import torch
@@ -10,7 +9,8 @@ import torch
 from cifar_dist.cpu.openmp import share_cores, use_threads
 from cifar_dist.distributed.ranks import Ranks
 from cifar_dist.launch.launched import local_processes
-from cifar_dist.tracking.environment import recorded_threads
+from cifar_dist.tracking.jobs import recorded_threads
+from cifar_dist.tracking.timeline import Event
 from cifar_dist.training.device_speed import operations_per_image
 from cifar_dist.training.setup import TrainingSetup
 
@@ -18,13 +18,13 @@ _LEAST_OPERATIONS: Final = 1e8
 """Floating-point operations of a thread in a step: milliseconds, against microseconds of waiting in each operation."""
 
 
-def settle_threads(setup: TrainingSetup, ranks: Ranks, environment: Path | None) -> list[str]:
-    """Take the threads of the process that the run resumes from, or else no more than its network can use. Collective.
+def settle_threads(setup: TrainingSetup, ranks: Ranks, before: Event | None) -> list[str]:
+    """Take the threads of the job whose checkpoint is resumed, or else no more than the network can use. Collective.
 
     Args:
         setup: of the run.
         ranks: this process among all, which uses as many threads as there are free cores.
-        environment: ``environment.json`` of the run that is resumed; None for a new run.
+        before: the job that computed the steps done, on rank 0; None for a new run, or if it is unknown.
 
     Returns:
         Lines to report.
@@ -36,7 +36,7 @@ def settle_threads(setup: TrainingSetup, ranks: Ranks, environment: Path | None)
     def choose() -> tuple[int, list[str]]:
         if asked:  # for this process only: another machine may have fewer cores
             return 0, []
-        if environment and (kept := recorded_threads(environment, setup.config, ranks.world_size)):
+        if kept := recorded_threads(before, setup.config, ranks.world_size):
             return kept, _more_than_cores(kept)
         free = torch.get_num_threads()
         return free if free == 1 else min(free, _useful_threads(setup, ranks.world_size)), []

@@ -35,9 +35,10 @@ from cifar_dist.formatting import counted, list_some
 from cifar_dist.run_folder import FINAL, EvaluationSummary, RunFolder
 from cifar_dist.tracking import metrics, timeline
 from cifar_dist.tracking.change_of_job import change_of_numerics, rounding_notes
+from cifar_dist.tracking.jobs import job_of_step
 from cifar_dist.tracking.metrics import Record
 from cifar_dist.tracking.mirrors import MakeMirror, wanted_mirrors
-from cifar_dist.tracking.timeline import Status
+from cifar_dist.tracking.timeline import Event, Status
 from cifar_dist.tracking.tracker import AnyTracker, SilentTracker, Tracker
 from cifar_dist.tracking.usage import Usage
 from cifar_dist.training.checkpoint_writers import choose_writer
@@ -83,7 +84,8 @@ class Trainer:
         deadline = self.ranks.run_on_main(lambda: time_limit.deadline(config.run.max_time))
         found, state, notes = self.ranks.run_on_main(lambda: open_run(self.folder, self.setup))
         notes += check_shared(self.folder.config, found, self.ranks)
-        notes += settle_threads(self.setup, self.ranks, self.folder.environment if found else None)
+        before = self.ranks.run_on_main(lambda: job_of_step(self.folder, state.step))
+        notes += settle_threads(self.setup, self.ranks, before)
         loaded = self.ranks.run_on_all(lambda: checkpoint.load(found) if found else None)
         self.step, self.last_step = state.step, self.setup.last_step
         self.epochs_evaluated, self.accuracy = state.epochs_evaluated, state.val_accuracy
@@ -97,7 +99,7 @@ class Trainer:
         self.watchdog = self._build_watchdog()
         self.learner.model.moved = self.watchdog.beat
         notes += self.learner.notes
-        self.tracker = self.ranks.run_on_all(lambda: self._start_tracker(mirrors, notes))
+        self.tracker = self.ranks.run_on_all(lambda: self._start_tracker(mirrors, before, notes))
         self.profiler = self._build_profiler()
         self.saver = self._build_saver(state)
         stop_file = self.folder.stop_file if self.ranks.is_main else None
@@ -400,7 +402,7 @@ class Trainer:
 
     def _record_stall(self, what: str, code: int) -> None:
         kind: timeline.Kind = "stalled" if code == EXIT_STALLED else "failed"
-        timeline.append(self.folder.timeline, timeline.Event(timeline.utc(), kind, self.step, note=what))
+        timeline.append(self.folder.timeline, Event(timeline.utc(), kind, self.step, note=what))
 
     def _build_profiler(self) -> StepProfiler:
         return StepProfiler(
@@ -430,16 +432,15 @@ class Trainer:
             return None
         return Split(self.ranks.device, self.config, self.manifest, "val", self.manifest)
 
-    def _start_tracker(self, mirrors: dict[str, MakeMirror], notes: list[str]) -> AnyTracker:
+    def _start_tracker(self, mirrors: dict[str, MakeMirror], before: Event | None, notes: list[str]) -> AnyTracker:
         if not self.ranks.is_main:
             return SilentTracker()
         facts = facts_of(self.setup, self.engine, len(self.val.images) if self.val else 0)
         was_trained = timeline.last_of_a_process(timeline.read(self.folder.timeline)) is not None
-        # It and the next notes read the environment of an earlier process, which the tracker replaces.
-        change = change_of_numerics(self.folder.environment, self.engine.device_name, self.step)
+        change = change_of_numerics(before, self.engine.device_name, self.step)
         notes = [
             *notes,
-            *rounding_notes(self.folder.environment, self.config, facts, self.step),
+            *rounding_notes(before, self.config, facts, self.step),
             self.engine.precision.advice,
             *notes_at_start(self.setup, self.ranks, has_begun=was_trained),
         ]

@@ -14,7 +14,7 @@ from cifar_dist.errors import UserError, quoted
 from cifar_dist.exit_codes import EXIT_DIFFERS, EXIT_DONE
 from cifar_dist.formatting import counted, loss_figure, percent
 from cifar_dist.launch.launched import launched_processes
-from cifar_dist.step_folder import step_name
+from cifar_dist.step_folder import step_name, step_of
 from cifar_dist.terminal.progress import Show, progress
 from cifar_dist.verbs.arguments import add_run, at_least, user_path
 from cifar_dist.verbs.loading import loading
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         refuse_read_only(folder, folder.replays, "the replay")
     else:
         refuse_read_only(folder, folder.path, "the certificate")
-    config = _recorded_config(folder, arguments.data)
+    config = _recorded_config(folder, arguments.data, arguments.step)
 
     with StopSignals() as signals:
         with loading():
@@ -102,21 +102,28 @@ def run(arguments: argparse.Namespace) -> int:
 def _refuse_unknown_rank(folder: RunFolder, rank: int | None) -> None:
     from cifar_dist.tracking import timeline
 
-    most = max((event.processes for event in timeline.read(folder.timeline)), default=0)
+    most = max((event.processes for event in timeline.starts(timeline.read(folder.timeline))), default=0)
     if rank is not None and 0 < most <= rank:
         raise UserError(f"--rank {rank}: {folder.path} had ranks 0 to {most - 1} at most")
 
 
-def _recorded_config(folder: RunFolder, data: Path | None) -> Config:
-    """Read the settings that a run was trained with, plug-ins and threads included; ``data`` is where its data is."""
+def _recorded_config(folder: RunFolder, data: Path | None, step: int | None) -> Config:
+    """Read the settings that a run was trained with, plug-ins and threads included.
+
+    Args:
+        folder: of the run.
+        data: where its data is; None for the place in its settings.
+        step: with whose threads it is recomputed; None for those of the newest checkpoint.
+    """
     from cifar_dist.run_folder.settings import read_settings_with_plugins
-    from cifar_dist.tracking.environment import recorded_threads
+    from cifar_dist.tracking.jobs import job_of_step, recorded_threads
 
     config = read_settings_with_plugins(folder)
     if data is not None:
         config = replace(config, data=replace(config.data, path=str(data)))
     if not config.train.threads:  # chosen when the run began; another number would round differently
-        threads = recorded_threads(folder.environment, config, launched_processes())
+        step = step or step_of(Path(folder.newest_checkpoint())) or 0
+        threads = recorded_threads(job_of_step(folder, step), config, launched_processes())
         config = replace(config, train=replace(config.train, threads=threads))
     return config
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Iterator
@@ -20,8 +19,9 @@ from cifar_dist.cpu import load, openmp
 from cifar_dist.cpu.load import Load, threads_of_each
 from cifar_dist.distributed import start
 from cifar_dist.distributed.start import start_engine
-from cifar_dist.tracking.environment import recorded_threads, write_environment
-from cifar_dist.tracking.facts import RunFacts
+from cifar_dist.tracking import timeline
+from cifar_dist.tracking.jobs import recorded_threads
+from cifar_dist.tracking.timeline import Event
 from cifar_dist.training.setup import build_setup
 from cifar_dist.training.threads import settle_threads
 
@@ -87,13 +87,12 @@ def test_a_run_leaves_busy_cores_to_other_programs(monkeypatch: pytest.MonkeyPat
 
 def test_a_resume_keeps_the_number_of_threads(tiny: Path, tmp_path: Path) -> None:
     words = [str(tiny), "--train.threads", "0"]
-    path = tmp_path / "runs" / "tiny" / "environment.json"
+    path = tmp_path / "runs" / "tiny" / "timeline.jsonl"
     (done,) = train(*words, "--train.max_steps", "3")
     assert done.returncode == 0, done.stderr
-    environment = json.loads(path.read_text())
-    assert environment["run"]["threads"] < 3
-    environment["run"]["threads"] = 3
-    path.write_text(json.dumps(environment))
+    (started,) = timeline.starts(timeline.read(path))
+    assert 0 < started.threads < 3
+    path.write_text(path.read_text().replace(f'"threads": {started.threads}', '"threads": 3'))
     (done,) = train(*words, "--train.max_steps", "4")
     assert done.returncode == 0, done.stderr
     assert "cpu with 3 threads" in done.stdout
@@ -106,8 +105,7 @@ def test_fixed_parts_keep_the_number_of_threads_on_any_number_of_processes(
 ) -> None:
     """Their bits depend on the threads alone; without parts, the processes round differently anyway."""
     config = recipe.load(str(tiny), ["--train.threads", "0", "--train.parts", parts])
-    recorded = tmp_path / "environment.json"
-    write_environment(recorded, RunFacts(processes=2, threads=3))
+    recorded = Event("", "started", 0, processes=2, threads=3)
     assert recorded_threads(recorded, config, 1) == (threads if threads > 1 else 0), "which a replay takes"
     assert recorded_threads(recorded, config, 2) == 3
     ranks = engine(config).ranks
@@ -121,8 +119,7 @@ def test_more_threads_than_cores_are_kept_with_a_warning(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = recipe.load(str(tiny), ["--train.threads", "0", "--train.parts", "2"])
-    recorded = tmp_path / "environment.json"
-    write_environment(recorded, RunFacts(processes=1, threads=3))
+    recorded = Event("", "started", 0, processes=1, threads=3)
     ranks = engine(config).ranks
     monkeypatch.setattr(openmp, "usable_cores", lambda: 4)
     assert settle_threads(build_setup(config, ranks), ranks, recorded) == []

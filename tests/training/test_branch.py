@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from cifar_dist.files.reading import read_json
 from cifar_dist.launch.typed_command import VARIABLE
 from cifar_dist.run_folder import RunFolder
 from cifar_dist.runs.listing import describe
+from cifar_dist.tracking import timeline
 from cifar_dist.tracking.metrics import evaluations
 
 TOO_FAST = ["--optim.lr", "30"]
@@ -27,7 +28,7 @@ TOO_FAST = ["--optim.lr", "30"]
 LOST = "warning: the checkpoint of the best evaluation so far is lost; the next evaluation is the best\n"
 
 
-@pytest.mark.parametrize("die_at", [3, 6], ids=["before the metrics are copied", "before the checkpoints are"])
+@pytest.mark.parametrize("die_at", [3, 11], ids=["before the metrics are copied", "before the checkpoints are"])
 def test_a_branch_without_changes_ends_as_the_original_though_it_is_killed(place: Place, die_at: int) -> None:
     name, words = f"branch-{die_at}", ["--run.from", "whole@8"]
     assert place.train(name, *words, die_at=die_at).code == -9
@@ -43,19 +44,23 @@ def test_a_branch_without_changes_ends_as_the_original_though_it_is_killed(place
 
 def test_a_branch_keeps_in_what_its_origin_was_computed_or_says_that_it_does_not(place: Place) -> None:
     origin = shutil.copytree(place.whole, place.runs / "other-machine", symlinks=True)
-    environment = RunFolder(origin).environment
-    described = json.loads(environment.read_text())
-    described["run"]["threads"] = 3
-    described["versions"]["torch"] = "1.0.0"
-    environment.write_text(json.dumps(described))
+    record = RunFolder(origin).timeline
+    begun, *others = timeline.read(record)
+    record.unlink()
+    for event in (replace(begun, threads=3, numerics=begun.numerics | {"torch": "1.0.0"}), *others):
+        timeline.append(record, event)
     words = ["--run.from", f"{origin}@8"]
     (kept,) = train(place.recipe, "--run.name", "three-threads", *words, "--train.threads", "0")
     assert kept.returncode == 0, kept.stderr
     assert "cpu with 3 threads" in kept.stdout
     assert "changed since the 8 steps done: torch 1.0.0 -> " in kept.stdout
+    says = "the 8 steps done were computed with 3 threads in each process, and it continues with 1, which rounds"
+    assert place.train("one-thread", *words, die_at=16).code == -9
+    killed = RunFolder(place.runs / "one-thread")
+    assert [start.step for start in timeline.starts(timeline.read(killed.timeline))] == [8]
+    assert checkpoint.listing(killed.checkpoints)[0].name == "step-00000008", "it ended before it saved"
     fewer = place.train("one-thread", *words)
     assert fewer.code == 0, fewer.said
-    says = "the 8 steps done were computed with 3 threads in each process, and it continues with 1, which rounds"
     assert says in fewer.said
 
 

@@ -300,9 +300,8 @@ def of_three_jobs(trained: Path, tmp_path: Path) -> RunFolder:
 def test_a_step_is_compared_with_the_job_that_trained_it(of_three_jobs: RunFolder) -> None:
     """A run may have changed its engine and its number of processes, also within what is recomputed."""
     folder, alone = of_three_jobs, job_of_one_process()
-    precision = differences(folder, alone, 0, 5)  # which is not in the timeline
-    assert not any(line.startswith(("processes", "wrapper")) for line in precision.lines)
-    assert differences(folder, alone, 20, 26) == precision
+    assert differences(folder, alone, 0, 5).lines == (), "environment.json is of the third job"
+    assert differences(folder, alone, 20, 26).lines == ("precision: fp32 + deterministic then, fp32 now",)
     other = differences(folder, alone, 13, 20)
     assert other.lines[:2] == ("processes: 3 then, 1 now", "wrapper: FSDP then, one process now")
     crossing = differences(folder, alone, 5, 14)
@@ -362,7 +361,7 @@ def test_other_threads_and_another_compilation_are_named(trained: Path, tmp_path
     described = json.loads(folder.environment.read_text())
     described["run"] |= {"processes": 1, "wrapper": "one process", "precision": alone.arithmetic, "threads": 5}
     folder.environment.write_text(json.dumps(described))
-    started = replace(began, processes=1, where="one process, cpu")
+    started = replace(began, processes=1, where="one process, cpu", precision=alone.arithmetic)
 
     def found(first: int, last: int, *starts: timeline.Event) -> JobDifferences:
         folder.timeline.unlink()
@@ -381,14 +380,18 @@ def test_other_threads_and_another_compilation_are_named(trained: Path, tmp_path
     several = several.replace("1 and", "1, train.compile: no and") + ", train.compile: default"
     assert several in found(5, 20, started, compiled).lines[0]
 
-    older, newer = (replace(start, threads=0, compile="") for start in (started, resumed))
+    other = replace(resumed, threads=1, precision="bf16")
+    assert "1 x one process, cpu, precision: bf16, and no" in found(5, 20, started, other).lines[0]
+    assert found(5, 20, started, other, replace(started, kind="resumed", step=13)) == found(0, 13, started)
+
+    older, newer = (replace(start, threads=0, compile="", precision="") for start in (started, resumed))
     assert found(0, 13, older, newer).lines == (), "environment.json is of the second job"
     assert found(13, 26, older, newer).lines == ("threads: 5 then, 2 now",)
     assert found(5, 20, older, resumed).lines == (), "what is not known"
     lines = [json.loads(line) for line in folder.timeline.read_text().splitlines()]
-    for key in ("threads", "compile"):
+    for key in ("threads", "compile", "precision"):
         del lines[0][key]
-    damaged = [lines[0], lines[1] | {"threads": "2"}, lines[1] | {"compile": None}]
+    damaged = [lines[0], *(lines[1] | one for one in ({"threads": "2"}, {"compile": None}, {"precision": 1}))]
     folder.timeline.write_text("".join(json.dumps(line) + "\n" for line in damaged))
     assert timeline.read(folder.timeline) == [older]
 
@@ -414,7 +417,7 @@ def test_a_certificate_names_the_jobs_that_trained_its_stretches(
     folder, alone = of_three_jobs, job_of_one_process()
     stretches = [Stretch(0, 13, None, (), None), Stretch(13, 26, 14, ("weights",), None)]
     monkeypatch.setattr(certificate, "certify", lambda *_, **__: stretches)
-    config = _recorded_config(folder, None)
+    config = _recorded_config(folder, None, None)
     result = _recompute_stretches(Namespace(check=2, seed=0), config, alone, folder)
     assert not result.equal
     (crossing,) = [line for one in result.differences for line in one.lines if line.startswith("steps ")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from dataclasses import replace
@@ -133,8 +132,8 @@ def test_runs_that_cannot_be_continued_are_one_line(place: Place, run: str, word
 def test_a_resume_says_that_the_precision_has_changed(place: Place) -> None:
     """Which ``auto`` may choose on another machine; here it is the record that is another machine's."""
     run = shutil.copytree(place.runs / "stopped", place.runs / "elsewhere", symlinks=True)
-    environment = RunFolder(run).environment
-    environment.write_text(environment.read_text().replace('"fp32"', '"bf16"'))
+    record = RunFolder(run).timeline
+    record.write_text(record.read_text().replace('"fp32"', '"bf16"'))
     longer = place.run("resume", str(run), "--train.epochs", "4", "--train.max_steps", "0")
     assert longer.code == 0, longer.said
     assert "the 5 steps done were computed in bf16; it continues in fp32" in longer.said
@@ -144,21 +143,36 @@ def test_a_resume_says_that_the_precision_has_changed(place: Place) -> None:
 def test_a_resume_keeps_in_what_the_steps_before_it_were_computed(place: Place) -> None:
     """The record of another machine and of other code, which the resume replaces."""
     run = shutil.copytree(place.runs / "stopped", place.runs / "other-code", symlinks=True)
-    environment = RunFolder(run).environment
-    described = json.loads(environment.read_text())
-    here = described["versions"]["torch"]
-    described |= {"commit": "1" * 40 + "-dirty", "cpu": "Intel 8088"}
-    described["versions"]["torch"] = "1.0.0"
-    environment.write_text(json.dumps(described))
+    record = RunFolder(run).timeline
+    begun, ended = timeline.read(record)
+    here = begun.numerics["torch"]
+    there = begun.numerics | {"torch": "1.0.0", "commit": "1111111111-dirty", "cpu": "Intel 8088"}
+    record.unlink()
+    for event in (replace(begun, numerics=there), ended):
+        timeline.append(record, event)
     longer = place.run("resume", str(run), "--train.epochs", "4", "--train.max_steps", "0")
     assert longer.code == 0, longer.said
     (line,) = [line for line in longer.said.splitlines() if "changed since" in line]
     assert line.startswith(f"changed since the 5 steps done: torch 1.0.0 -> {here}, ")
     assert "cpu Intel 8088 -> " in line
     assert line in RunFolder(run).log.read_text()
-    events = [event for event in timeline.read(RunFolder(run).timeline) if event.processes]
-    assert [event.numerics["torch"] for event in events] == [here, here], "of the process, not of the edited file"
+    assert [event.numerics["torch"] for event in timeline.starts(timeline.read(record))] == ["1.0.0", here]
     assert "changed since" not in place.run("resume", str(run)).said
+
+
+def test_a_process_that_is_killed_before_it_saves_computed_none_of_the_steps_done(place: Place) -> None:
+    run = shutil.copytree(place.runs / "stopped", place.runs / "by-mistake", symlinks=True)
+    assert place.run("resume", str(run), "--train.max_steps", "0", die_at=13).code == -9
+    assert checkpoint.listing(run / "checkpoints")[0].name == "step-00000005", "from which it began"
+    for record in (RunFolder(run).timeline, RunFolder(run).environment):  # as on another machine
+        head, mark, last = record.read_text().rpartition('"resumed"')
+        other = last.replace('"processes": 1', '"processes": 2').replace('"threads": 1', '"threads": 3')
+        record.write_text(head + mark + other.replace('"fp32"', '"bf16"').replace('"torch": "', '"torch": "1'))
+    resumed = place.run("resume", str(run), "--train.max_steps", "0", "--train.threads", "0")
+    assert resumed.code == 0, resumed.said
+    assert "cpu with 1 thread, " in resumed.said
+    assert "steps done" not in resumed.said
+    assert [start.processes for start in timeline.starts(timeline.read(RunFolder(run).timeline))] == [1, 2, 1]
 
 
 def test_a_deleted_plug_in_is_imported_from_the_run_folder(place: Place, tmp_path: Path) -> None:
