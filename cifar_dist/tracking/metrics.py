@@ -246,6 +246,15 @@ def evaluations(path: Path) -> list[Record]:
     return [record for record in read(path) if record.split == "val"]
 
 
+def usage_of_final(path: Path, step: int) -> Usage | None:
+    """Read what the final evaluation of a run after ``step`` used; None if it is unknown."""
+    try:
+        found = [record for record in read(path) if record.step == step and record.split not in ("train", "val")]
+    except UserError:  # cutting the file refuses it, unless what is unreadable is repeated
+        return None
+    return found[-1].usage if found else None
+
+
 def val_accuracies(run: RunFolder) -> dict[int, float]:
     """Read the validation accuracy of each step that was evaluated; empty if they cannot be read."""
     try:

@@ -99,6 +99,7 @@ class Trainer:
         self.watchdog = self._build_watchdog()
         self.learner.model.moved = self.watchdog.beat
         notes += self.learner.notes
+        self._usage_of_final = self.ranks.run_on_main(self._read_usage_of_final)  # before the tracker cuts the metrics
         self.tracker = self.ranks.run_on_all(lambda: self._start_tracker(mirrors, before, notes))
         self.profiler = self._build_profiler()
         self.saver = self._build_saver(state)
@@ -236,7 +237,7 @@ class Trainer:
             self.tracker.warn(damage)
         if self.ranks.run_on_main(lambda: self.folder.is_finished(self.config.eval.split)):
             if summary := self.ranks.run_on_main(self.folder.final_summary):
-                self._record_final(summary, None)
+                self._record_final(summary, self._usage_of_final)
             return  # only its metrics had to be restored
         with self.learner.clock.during("evaluation"), self.learner.averaged():
             self._finish()
@@ -431,6 +432,10 @@ class Trainer:
         if not self.setup.validates:
             return None
         return Split(self.ranks.device, self.config, self.manifest, "val", self.manifest)
+
+    def _read_usage_of_final(self) -> Usage | None:
+        is_evaluated = self.folder.is_finished(self.config.eval.split)
+        return metrics.usage_of_final(self.folder.metrics, self.step) if is_evaluated else None
 
     def _start_tracker(self, mirrors: dict[str, MakeMirror], before: Event | None, notes: list[str]) -> AnyTracker:
         if not self.ranks.is_main:
