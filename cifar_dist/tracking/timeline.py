@@ -100,6 +100,12 @@ def starts(events: Sequence[Event]) -> list[Event]:
     return [event for event in events if event.kind in ("started", "resumed")]
 
 
+def lacks_end(events: Sequence[Event]) -> bool:
+    """Whether no process has recorded that the run is finished since the last one began."""
+    last = next((event.kind for event in reversed(events) if event.kind in ("started", "resumed", "finished")), None)
+    return last in ("started", "resumed")
+
+
 def origin(events: Sequence[Event]) -> str:
     """Say what a run branched from and how its length changed, in one line; empty if neither."""
     words = {"branched": "branch of {0.note}", "extended": "extended after step {0.step:,}: {0.note}"}

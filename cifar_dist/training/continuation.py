@@ -67,7 +67,8 @@ def is_finished(config: Config) -> bool:
         return False
     if folder.damaged_results() or not metrics.is_as_written(folder.metrics):  # what can be is written again
         return False
-    if folder.leftovers():  # of a kill while the last results were written
+    # Of a kill while the last results were written, or before the end was recorded.
+    if folder.leftovers() or timeline.lacks_end(timeline.read(folder.timeline)):
         return False
     refuse_other_settings(folder, config, besides=LENGTH)
     if folder.manifest.is_file() and Path(config.data.path, FILE_NAME).is_file():  # else it is finished all the same

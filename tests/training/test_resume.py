@@ -39,6 +39,28 @@ def test_what_a_kill_left_of_the_last_results_is_deleted_and_they_are_written(pl
     place.assert_is_whole(run)
 
 
+@pytest.mark.parametrize("noted", [False, True], ids=["killed", "stopped when no rank was running"])
+def test_a_run_killed_before_it_recorded_its_end_records_it(place: Place, noted: bool) -> None:
+    run = RunFolder(shutil.copytree(place.runs / "stopped", place.runs / f"without-end-{noted}", symlinks=True))
+    begun, _ = timeline.read(run.timeline)
+    run.timeline.unlink()
+    interrupted = timeline.Event(timeline.utc(), "interrupted", 5)
+    for event in [begun, interrupted][: 1 + noted]:
+        timeline.append(run.timeline, event)
+    recorded, table = run.metrics.read_bytes(), run.metrics_csv.read_bytes()
+    run.metrics_csv.write_bytes(table[:-9])
+    ended = place.run("resume", str(run.path))
+    assert ended.code == 0, ended.said
+    assert run.metrics.read_bytes() == recorded
+    assert run.metrics_csv.read_bytes() == table
+    found = [(event.kind, event.note) for event in timeline.read(run.timeline)][1:]
+    assert [kind for kind, _ in found] == ["interrupted" if noted else "killed", "resumed", "finished"]
+    assert found[-1] == ("finished", "train.max_steps")
+    again = tree(run.path)
+    assert "is finished already" in place.run("resume", str(run.path)).said
+    assert tree(run.path) == again
+
+
 def test_a_finished_run_keeps_its_final_result_when_its_metrics_are_repaired(place: Place) -> None:
     run = shutil.copytree(place.whole, place.runs / "without-a-step", symlinks=True)
     file = RunFolder(run).metrics
