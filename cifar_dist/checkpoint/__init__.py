@@ -50,6 +50,7 @@ from cifar_dist.checkpoint.history import (
     listing,
     named,
     prune,
+    replace_state,
     save,
     set_aside,
     surplus,

@@ -42,11 +42,16 @@ def write(target: Path, tensors: Tensors, state: TrainState) -> None:
     Raises:
         OSError: it cannot be written; nothing half-written remains.
     """
-    files = files_of(tensors)
     with folder_atomic(target, replace=True) as path:
-        for name, content in files.items():
-            save_tensors(content, path / name)
-        complete_folder(path, measure(path, files), state)
+        _fill(path, tensors, state)
+
+
+def _fill(path: Path, tensors: Tensors, state: TrainState) -> None:
+    """Write all files of a checkpoint into the folder ``path``."""
+    files = files_of(tensors)
+    for name, content in files.items():
+        save_tensors(content, path / name)
+    complete_folder(path, measure(path, files), state)
 
 
 def complete_folder(path: Path, files: Mapping[str, FileFacts], state: TrainState) -> None:
@@ -56,7 +61,7 @@ def complete_folder(path: Path, files: Mapping[str, FileFacts], state: TrainStat
 
 
 def copy(source: Path, target: Path, state: TrainState) -> None:
-    """Copy a checkpoint to ``target``, which does not exist, with another state.
+    """Copy a checkpoint into the empty folder ``target``, with another state.
 
     Raises:
         CheckpointError: ``source`` is damaged.
@@ -66,9 +71,8 @@ def copy(source: Path, target: Path, state: TrainState) -> None:
     marker = read_marker(source)
     if marker.version == 1:
         verify(source)
-        write(target, load(source).tensors, state)
+        _fill(target, load(source).tensors, state)
         return
-    target.mkdir()
     for name in (*marker.files, MARKER):  # copytree() would lose the number of the error
         with (source / name).open("rb") as original, (target / name).open("wb") as copied:
             shutil.copyfileobj(original, copied)

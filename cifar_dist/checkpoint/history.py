@@ -70,10 +70,28 @@ def save(folder: Path, tensors: Tensors, state: TrainState) -> Path:
     return target
 
 
+def replace_state(path: Path, state: TrainState) -> None:
+    """Give a checkpoint another state, and point ``best`` at the one that is the best then.
+
+    A kill leaves the old state or the new one; :func:`choose` completes the rest.
+
+    Raises:
+        CheckpointError: it is damaged.
+        OSError: it cannot be written; it is as it was.
+    """
+    with folder_atomic(path, replace=True) as temporary:
+        copy(path, temporary, state)
+    _point_best(path.parent)
+
+
 def link(path: Path, *, best: bool) -> None:
     """Point ``latest`` at a checkpoint, and ``best`` if it is the best; leave a sign that the run has been saved."""
     _point_at(path, best=best)
-    sign = _sign_of_saves(path.parent)
+    _leave_sign(path.parent)
+
+
+def _leave_sign(folder: Path) -> None:
+    sign = _sign_of_saves(folder)
     if not os.path.lexists(sign):
         sign.touch()
 
@@ -87,6 +105,15 @@ def _point_at(path: Path, *, best: bool) -> None:
     link_atomic(path.with_name("latest"), path.name)
     if best:
         link_atomic(path.with_name("best"), path.name)
+
+
+def _point_best(folder: Path, until: int | None = None) -> None:
+    """Point ``best`` at the checkpoint that :func:`best` finds; without one there is no such link."""
+    highest = best(folder, until)
+    if highest is None:
+        discard(folder / "best")
+    else:
+        link_atomic(folder / "best", highest.name)
 
 
 def links_note(folder: Path) -> str:
@@ -123,6 +150,7 @@ def copy_to(source: Path, folder: Path, state: TrainState, highest: Path | None)
     with folder_atomic(folder, replace=True) as temporary:
         for path, its_state in copied.items():
             target = temporary / path.name
+            target.mkdir()
             try:
                 copy(path, target, its_state)
             except FileNotFoundError:
@@ -201,11 +229,13 @@ def choose(folder: Path) -> tuple[Path | None, list[str]]:
     damaged: dict[Path, CheckpointError] = {}
     for path in listing(folder):
         try:
-            state = _verified_state(path)
+            _verified_state(path)
         except CheckpointError as error:
             damaged[path] = error
             continue
-        link(path, best=state.is_best)
+        link_atomic(folder / "latest", path.name)
+        _point_best(folder, until=step_of(path))
+        _leave_sign(folder)
         for left in leftovers(folder):
             discard(left)
         return path, [_rename_damaged(one, error) for one, error in damaged.items()]

@@ -154,7 +154,7 @@ def open_run(folder: RunFolder, setup: TrainingSetup) -> Continuation:
     if found is None and config.run.from_:
         notes += begin_branch(folder, origin or find_origin(folder, setup), setup)
         found, _ = _choose(folder)
-    state = state_to_continue(folder, checkpoint.read_state(found) if found else checkpoint.NEW_RUN, setup)
+    state = state_to_continue(folder, found, setup)
     others = (_lost_evaluations(folder, setup, state), _lost_best(state), checkpoint.links_note(folder.checkpoints))
     return Continuation(found, state, [*notes, *damaged, *filter(None, others)])
 

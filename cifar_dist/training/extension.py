@@ -101,12 +101,21 @@ def _no_patience(config: Config) -> str:
     return " ".join(f"--train.{key} {getattr(default, key)}" for key in ("patience", *changed))
 
 
-def state_to_continue(folder: RunFolder, state: TrainState, setup: TrainingSetup) -> TrainState:
-    """Return ``state`` as a run has it that had its length from the start: evaluated here if it ends here.
+def state_to_continue(folder: RunFolder, newest: Path | None, setup: TrainingSetup) -> TrainState:
+    """Return the state of a checkpoint as in a run that had its length from the start: evaluated here if it ends here.
 
     A run is always evaluated at its end. One that was made longer has such an evaluation where it is not the turn of
-    that epoch; one that was made shorter, or long again, may lack it.
+    that epoch; one that was made shorter, or long again, may lack it. The checkpoint of an evaluation that is undone
+    gets the state without it: otherwise it could remain the best.
+
+    Args:
+        folder: of the run.
+        newest: its newest checkpoint, if it has one.
+        setup: of the run.
     """
+    if newest is None:
+        return checkpoint.NEW_RUN
+    state = checkpoint.read_state(newest)
     if not is_evaluated_here(state, setup):
         return state
     if state.step == setup.last_step:
@@ -117,7 +126,11 @@ def state_to_continue(folder: RunFolder, state: TrainState, setup: TrainingSetup
         was_end = any(event.kind == "extended" and event.step == state.step for event in events)
         within_epoch = state.epochs_evaluated * setup.steps_per_epoch > state.step
         is_right = not within_epoch and (not was_end or setup.is_turn(state.step))
-    return state if is_right else without_last_evaluation(folder, state, setup)
+    if is_right:
+        return state
+    undone = without_last_evaluation(folder, state, setup)
+    checkpoint.replace_state(newest, undone)
+    return undone
 
 
 def is_evaluated_here(state: TrainState, setup: TrainingSetup) -> bool:

@@ -155,6 +155,44 @@ def test_a_killed_save_leaves_the_old_checkpoint_or_the_new_one(tmp_path: Path, 
     assert True in seen, "it died after the new one was there, too"
 
 
+def test_a_killed_change_of_a_state_leaves_the_old_one_or_the_new_one(tmp_path: Path) -> None:
+    """Killed at every write, with a loss of power; the link follows at the latest when a run resumes."""
+    before = tmp_path / "before"
+    before.mkdir()
+    save(before, 1, best=True)
+    save(before, 2, best=True)
+    undone = dataclasses.replace(state(2), epochs_evaluated=0)
+
+    def prepare() -> Path:
+        return Path(shutil.copytree(before, tmp_path / f"case-{next(NUMBERS)}", symlinks=True))
+
+    seen = set()
+    for folder in every_death(prepare, lambda f: checkpoint.replace_state(f / step_name(2), undone), power_loss=True):
+        chosen, notes = checkpoint.choose(folder)
+        assert (chosen, notes) == (folder / step_name(2), [])
+        assert holds(folder / step_name(2), 2)
+        assert names(folder) == ["best", "latest", step_name(1), step_name(2)]
+        found = checkpoint.read_state(folder / step_name(2))
+        assert found in (undone, state(2, best=True))
+        best = step_name(2 if found.is_best else 1)
+        assert checkpoint.named(folder, "best").name == (folder / "best").readlink().name == best
+        seen.add(found.is_best)
+        checkpoint.replace_state(folder / step_name(2), undone)
+        assert (folder / "best").readlink().name == step_name(1)
+        assert checkpoint.choose(folder) == (folder / step_name(2), [])
+    assert seen == {True, False}
+
+
+def test_the_link_to_the_best_is_removed_with_the_last_one_that_is_the_best(folder: Path) -> None:
+    path = save(folder, 2, best=True)
+    checkpoint.replace_state(path, dataclasses.replace(state(2), val_accuracy=None, best_val_accuracy=None))
+    assert names(folder) == ["latest", step_name(2)]
+    checkpoint.verify(path)
+    (folder / "best").symlink_to(step_name(2))
+    assert checkpoint.choose(folder) == (path, [])
+    assert names(folder) == ["latest", step_name(2)]
+
+
 # ---- pruning ----------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.continued_runs import STEPS, Place, events, tree
 from support.running import metrics, story
@@ -15,6 +16,7 @@ from support.wandb_offline import segments
 from cifar_dist import checkpoint
 from cifar_dist.config import ScheduleConfig
 from cifar_dist.config.schedule import ConstantConfig, RestartsConfig, StepConfig, TriangularConfig, WSDConfig
+from cifar_dist.data.manifest import Manifest
 from cifar_dist.files.checksums import changed_files
 from cifar_dist.files.reading import read_json
 from cifar_dist.run_folder import RunFolder
@@ -264,13 +266,16 @@ def test_a_final_evaluation_on_images_of_the_training_is_said_to_be_one(place: P
 def test_a_run_whose_extension_was_killed_may_have_its_former_length_again(place: Place) -> None:
     words = ["--schedule.name", "constant", "--train.max_steps", "5"]
     assert place.train("hesitant", *words).code == 0
-    run = place.runs / "hesitant"
-    before = story(run)
-    assert place.run("resume", str(run), "--train.max_steps", "9", die_at=12).code == -9
-    assert [record["step"] for record in metrics(run, "val")] == [3], "that of the former end is gone"
-    again = place.run("resume", str(run), "--train.max_steps", "5")
-    assert again.code == 0, again.said
-    assert story(run) == before
+    before, kept = story(place.runs / "hesitant"), []
+    for die_at in (7, 12, 14, 15):  # around the moments at which the evaluation of the former end is undone
+        run = shutil.copytree(place.runs / "hesitant", place.runs / f"hesitant-{die_at}", symlinks=True)
+        assert place.run("resume", str(run), "--train.max_steps", "9", die_at=die_at).code == -9
+        kept.append([record["step"] for record in metrics(run, "val")])
+        again = place.run("resume", str(run), "--train.max_steps", "5")
+        assert again.code == 0, again.said
+        assert story(run) == before
+        assert (run / "checkpoints" / "best").resolve() == checkpoint.named(run / "checkpoints", "best").resolve()
+    assert (kept[0], kept[-1]) == ([3, 5], [3]), "that of the former end is gone"
 
 
 def test_a_run_that_is_made_shorter_is_evaluated_at_its_new_end(place: Place) -> None:
@@ -326,3 +331,43 @@ def test_an_evaluation_that_only_a_shorter_run_had_is_undone(place: Place, end: 
     assert later
     for path in later:
         assert checkpoint.read_state(path) == checkpoint.read_state(RunFolder(whole).checkpoints / path.name)
+    assert (run / "checkpoints" / "best").resolve() == checkpoint.named(run / "checkpoints", "best").resolve()
+
+
+def test_an_evaluation_that_is_undone_is_not_the_best_though_it_equals_the_best(place: Place, digits: Path) -> None:
+    """The network names the most frequent class up to step 4, where the shorter run ended, and the rarest one then."""
+    images = np.bincount(Manifest.load(digits).labels("val"), minlength=10)
+    assert images.max() > images.min()
+    plugin = place.runs / "equal_until_4.py"
+    plugin.write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, classes, channels):\n"
+        "        super().__init__()\n"
+        "        self.bias = nn.Parameter(torch.zeros(classes))\n"
+        "        self.register_buffer('steps', torch.zeros((), dtype=torch.long))\n"
+        "    def forward(self, images):\n"
+        "        self.steps += self.training\n"
+        f"        named = {images.argmax()} if self.steps <= 4 else {images.argmin()}\n"
+        "        scores = nn.functional.one_hot(torch.tensor(named), len(self.bias)).float()\n"
+        "        return scores + self.bias + 0 * images.mean((1, 2, 3))[:, None]\n"
+    )
+    words = ["--model.name", f"{plugin}:Net", "--optim.lr", "1e-6", "--schedule.name", "constant"]
+    words += ["--average.name", "none", "--checkpoint.every_steps", "1", "--train.epochs", "2"]
+    assert place.train("tie", *words, "--train.max_steps", "4").code == 0
+    turn, end = (record["accuracy"] for record in metrics(place.runs / "tie", "val"))
+    assert turn == end, "or the test would show nothing"
+    assert checkpoint.named(place.runs / "tie" / "checkpoints", "best").name == "step-00000004"
+    for die_at in (0, 10, 11, 12, 13):  # around the renames of the checkpoint of step 4
+        run = shutil.copytree(place.runs / "tie", place.runs / f"tie-{die_at}", symlinks=True)
+        longer = ["resume", str(run), "--train.max_steps", "0"]
+        if die_at:
+            assert place.run(*longer, die_at=die_at).code == -9
+        done = place.run(*longer)
+        assert done.code == 0, done.said
+        *_, later = (record["accuracy"] for record in metrics(run, "val"))
+        assert later < turn, "or the best would be the newest"
+        folder = run / "checkpoints"
+        assert checkpoint.named(folder, "best").name == (folder / "best").readlink().name == "step-00000003"
+        undone = checkpoint.read_state(folder / "step-00000004")
+        assert (undone.epochs_evaluated, undone.val_accuracy, undone.is_best) == (1, turn, False)
