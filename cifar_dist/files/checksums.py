@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Final
 
+from cifar_dist.files.atomic import write_atomic
 from cifar_dist.files.folders import exists, list_complete
 
 _SUMS: Final = "SHA256SUMS"
@@ -18,11 +19,11 @@ def sha256(path: Path) -> str:
 
 
 def write_sums(folder: Path) -> None:
-    """Write ``SHA256SUMS``, the checksums of the files in ``folder``, as the program sha256sum reads it."""
+    """Write ``SHA256SUMS``, the checksums of the files in ``folder``, atomically, as the program sha256sum reads it."""
     lines = [
         f"{sha256(path)}  {path.name}\n" for path in list_complete(folder) if path.is_file() and path.name != _SUMS
     ]
-    (folder / _SUMS).write_text("".join(lines), encoding="utf-8")
+    write_atomic(folder / _SUMS, "".join(lines))
 
 
 def changed_files(folder: Path) -> list[str]:

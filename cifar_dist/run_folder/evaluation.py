@@ -44,15 +44,14 @@ class EvaluationFolder:
         """Whether the final weights were evaluated, as its name says."""
         return _NAMED_FINAL.search(self.path.name) is not None
 
-    def rename_final(self, step: str) -> EvaluationFolder:
+    def rename_final(self, step: str) -> None:
         """Rename it to say ``step`` instead of ``final``, though ``training.log`` has the old name.
 
         An extended run gets another evaluation that says ``final``.
         """
-        if not self.is_named_final:
-            return self
-        path = free_name(self.path.with_name(_NAMED_FINAL.sub(f"_model_{step}", self.path.name)))
-        return EvaluationFolder(self.path.rename(path))
+        if self.is_named_final:
+            name = _NAMED_FINAL.sub(f"_model_{step}", self.path.name)
+            self.path.rename(free_name(self.path.with_name(name)))
 
     @property
     def written(self) -> str:

@@ -127,18 +127,34 @@ class RunFolder:
         return isinstance(splits, dict) and (split or read_config(self.config).eval.split) not in splits
 
     def supersede_final(self) -> None:
-        """Rename the final weights and their evaluations after their step, so that the run is not finished any more."""
-        step = ""
-        for evaluation in self.evaluation_folders():
-            summary = read_json(evaluation.summary)
-            if summary.get("checkpoint") == FINAL:
-                step = step_name(summary.get("step", 0))
-                evaluation = evaluation.rename_final(step)
-                write_atomic(evaluation.summary, json.dumps({**summary, "checkpoint": step}, indent=2) + "\n")
-                write_sums(evaluation.path)
+        """Rename the final weights and their evaluations after their step, so that the run is not finished any more.
+
+        The weights come first: :meth:`supersede_final_evaluations` completes the rest after a kill.
+        """
         if self.final.is_file():
-            step = step or self.newest_checkpoint()
+            summary = self.final_summary()
+            step = step_name(summary.step or 0) if summary else self.newest_checkpoint()
             self.final.parent.rename(free_name(self.path / f"{FINAL}-{step}"))
+        self.supersede_final_evaluations()
+
+    def supersede_final_evaluations(self) -> None:
+        """Rename the evaluations of final weights that do not exist any more, where a kill has not let that end.
+
+        One has its old name until its files are complete, so that the next call finds it again.
+        """
+        for evaluation in self.evaluation_folders():
+            summary = read_summary(evaluation.summary)
+            if summary is None:
+                continue
+            step = step_name(summary.step or 0)
+            is_begun = evaluation.is_named_final and summary.checkpoint == step
+            if summary.checkpoint == FINAL or is_begun:
+                for left in abandoned(evaluation.path):
+                    discard(left)
+                content = {**read_json(evaluation.summary), "checkpoint": step}
+                write_atomic(evaluation.summary, json.dumps(content, indent=2) + "\n")
+                write_sums(evaluation.path)
+                evaluation.rename_final(step)
 
     def superseded(self) -> list[Path]:
         """List the final weights that :meth:`supersede_final` renamed."""

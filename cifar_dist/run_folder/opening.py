@@ -69,6 +69,8 @@ def open_folder(
     if exists(folder.config):
         refuse_other_settings(folder, config, besides=LENGTH if change_length else ())
         refuse_other_data(folder, manifest)
+        if not folder.final.is_file():
+            folder.supersede_final_evaluations()
         started = read_started_settings(folder)
         if change_length and contradiction(settings_of(started), settings_of(config)):
             notes += change_length(started)

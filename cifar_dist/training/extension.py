@@ -26,6 +26,8 @@ from cifar_dist.training.setup import TrainingSetup
 def change_length(folder: RunFolder, setup: TrainingSetup, before: Config, newest: Path | None) -> list[str]:
     """Check that a run can have another length, and mark it as not finished; return lines to report.
 
+    A kill in the middle is no harm: it is repeated, or the run keeps its length and is evaluated at its end again.
+
     Args:
         folder: of the run.
         setup: of the run with its new length.
@@ -44,11 +46,17 @@ def change_length(folder: RunFolder, setup: TrainingSetup, before: Config, newes
     )
     _check_past(folder, setup, before, step)
     _check_future(folder, setup, step, changes)
-    event = Event(timeline.utc(), "extended", step, note=changes)
-    timeline.append(folder.timeline, event)
     damages = folder.discard_damaged_results()
     folder.supersede_final()
+    _record(folder, Event(timeline.utc(), "extended", step, note=changes))
     return [*damages, f"the length of this run has changed: {changes}"]
+
+
+def _record(folder: RunFolder, event: Event) -> None:
+    """Record an extension once, also if it is repeated because a kill came before the config had the new length."""
+    recorded = [one for one in timeline.read(folder.timeline) if one.kind in timeline.ORIGINS]
+    if not recorded or replace(event, time=recorded[-1].time) != recorded[-1]:
+        timeline.append(folder.timeline, event)
 
 
 def _check_past(folder: RunFolder, setup: TrainingSetup, before: Config, step: int) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from support.crashing import every_death
 from support.opened_folders import CONFIG, open_and_end, refusal
 
+from cifar_dist.config import Config
 from cifar_dist.config.saved import read_config
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import TrainingFailedError, UserError
-from cifar_dist.files.checksums import write_sums
+from cifar_dist.files.checksums import changed_files, write_sums
 from cifar_dist.launch.launched import RESTARTED
 from cifar_dist.run_folder import EvaluationSummary, RunFolder
 from cifar_dist.run_folder.opening import open_folder
@@ -140,6 +143,58 @@ def test_a_final_evaluation_is_damaged_if_its_summary_is(tmp_path: Path, summary
     assert folder.damaged_results() == {final: ["summary.json"]}
     folder.final.parent.rename(tmp_path / "final-step-00000007")
     assert folder.damaged_results() == {}, "of weights before an extension, whose evaluation is not written again"
+
+
+def open_again(path: Path, manifest: Manifest, *, epochs: int) -> RunFolder:
+    """Open a run as a resume does, which extends it if it has another length."""
+    folder = RunFolder(path)
+
+    def change_length(_: Config) -> list[str]:
+        notes = folder.discard_damaged_results()
+        folder.supersede_final()
+        return notes
+
+    train = replace(CONFIG.train, epochs=epochs)
+    assert open_folder(folder, replace(CONFIG, train=train), manifest, change_length) == []
+    return folder
+
+
+def test_earlier_results_are_superseded_whenever_that_is_killed(tmp_path: Path, manifest: Manifest) -> None:
+    """Killed at every write, with a loss of power; the extension is then repeated, or given up."""
+    before, run, copy = tmp_path / "before", tmp_path / "run", tmp_path / "copy"
+    open_and_end(before, CONFIG, manifest)
+    names = ["it_1_model_step-00000007", "it_2_model_step-00000007", "it_model_step-00000003"]
+    finals = [before / "evaluations" / f"it_{number}_model_final" for number in (1, 2)]
+    write_results(before / "final", before / "evaluations" / names[2], *finals, of_final=finals[0])
+    for place in finals:
+        (place / "summary.json").write_text('{"checkpoint": "final", "step": 7, "of a newer version": 1}')
+        write_sums(place)
+
+    def prepare() -> Path:
+        shutil.rmtree(run, ignore_errors=True)
+        return Path(shutil.copytree(before, run))
+
+    were_finished = set()
+    for died in every_death(prepare, lambda path: RunFolder(path).supersede_final(), power_loss=True):
+        was_finished = RunFolder(died).is_finished()
+        were_finished.add(was_finished)
+        for epochs in (CONFIG.train.epochs, CONFIG.train.epochs + 1):
+            shutil.rmtree(copy, ignore_errors=True)
+            folder = open_again(Path(shutil.copytree(died, copy)), manifest, epochs=epochs)
+            assert not [*copy.rglob(".*.tmp*")]
+            if was_finished and epochs == CONFIG.train.epochs:
+                assert folder.is_finished()
+                continue
+            (weights,), evaluations = copy.glob("final*"), sorted(folder.evaluations.iterdir())
+            assert weights.name == "final-step-00000007"
+            assert [path.name for path in evaluations] == names
+            for path in (weights, *evaluations):
+                assert (path / "SHA256SUMS").is_file()
+                assert changed_files(path) == []
+            for path in evaluations[:2]:
+                summary = json.loads((path / "summary.json").read_text())
+                assert summary == {"checkpoint": "step-00000007", "step": 7, "of a newer version": 1}
+    assert were_finished == {True, False}
 
 
 def test_a_saved_run_has_no_foreign_files(tmp_path: Path) -> None:

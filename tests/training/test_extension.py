@@ -130,25 +130,23 @@ def test_a_finished_run_sends_wandb_what_it_may_lack(place: Place, tmp_path: Pat
     assert story(run) == before
 
 
-@pytest.mark.parametrize(
-    "die_at",
-    [2, 3, 4, 5],
-    ids=[
-        "before the summary is written",
-        "before the final weights are renamed",
-        "before the config is written",
-        "before its copy is written",
-    ],
-)
+@pytest.mark.parametrize("die_at", range(2, 10))
 def test_an_extension_that_is_killed_can_be_repeated(place: Place, die_at: int) -> None:
+    """Before, between and after it renames the final weights and their evaluation, and writes the config."""
     run = shutil.copytree(place.runs / "stopped", place.runs / f"killed-{die_at}", symlinks=True)
     words = ["resume", str(run), "--train.epochs", "4", "--train.max_steps", "0"]
     assert place.run(*words, die_at=die_at).code == -9
     again = place.run(*words)
     assert again.code == 0, again.said
     place.assert_is_whole(run)
-    (evaluation,) = run.glob("evaluations/*_model_final*")
-    assert read_json(evaluation / "summary.json")["checkpoint"] == "final"
+    evaluations = RunFolder(run).evaluation_folders()
+    assert [read_json(one.summary)["checkpoint"] for one in evaluations] == ["step-00000005", "final"]
+    assert [one.path.name.rpartition("_model_")[2] for one in evaluations] == ["step-00000005", "final"]
+    assert not any(changed_files(one.path) for one in evaluations)
+    assert not [*run.rglob(".*.tmp*")]
+    assert [event for event in events(run) if event[0] == "extended"] == [
+        ("extended", 5, "train.epochs 3 -> 4, train.max_steps 5 -> 0")
+    ]
 
 
 @pytest.mark.parametrize(
