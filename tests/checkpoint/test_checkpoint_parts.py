@@ -55,6 +55,10 @@ def test_parts_are_read_as_the_files_of_one_process(folder: Path, tmp_path: Path
     checkpoint.verify(copy)
     assert (holds(copy, 4), names(copy)) == (True, names(path))
     assert not checkpoint.read_state(copy).is_best
+    checkpoint.replace_state(path, state(4))
+    checkpoint.verify(path)
+    assert (holds(path, 4), names(path)) == (True, names(copy))
+    assert not checkpoint.read_state(path).is_best
 
 
 def test_a_step_is_saved_again_in_another_number_of_parts(folder: Path) -> None:

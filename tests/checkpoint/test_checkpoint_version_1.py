@@ -95,6 +95,10 @@ def test_a_copy_has_the_newest_layout_and_its_own_state(tmp_path: Path) -> None:
     assert copy.tensors.averaged is not None
     assert found.averaged is not None
     assert same(copy.tensors.averaged.running(), found.averaged.running())
+    checkpoint.replace_state(path, state)
+    assert names(path) == names(copy.path)
+    for name in names(path):
+        assert (path / name).read_bytes() == (copy.path / name).read_bytes()
 
 
 def test_a_best_of_minus_one_means_not_evaluated(tmp_path: Path) -> None:
