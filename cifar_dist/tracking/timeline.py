@@ -33,8 +33,8 @@ class Event:
             next resume detected; ``stalled`` is an end because no step ended for too long; ``branched`` is a beginning
             with another run's checkpoint, ``extended`` a change of the run's length.
         step: optimizer steps done at that time.
-        processes: number of processes that train from then on; of a branch, that trained until then, if that is known;
-            0 if the run ends. So are the next ones.
+        processes: number of processes that train from then on; 0 if the run ends. Of a branch, this and what follows,
+            but for the note, describe the job of its origin that trained the step; 0 if that is unknown.
         where: they compute: wrapper and device, such as ``DDP, cpu``.
         note: the reason, or what was lost; one line.
         numerics: versions, commit and CPU by which they may round differently; empty if the run ends, or is older.
