@@ -74,15 +74,22 @@ class Place:
     def whole(self) -> Path:
         return self.runs / "whole"
 
-    def run(self, *words: str, die_at: int = 0, env: Mapping[str, str] | None = None) -> Done:
-        """Run a command in its own process, which is killed before the ``die_at``-th time it renames a file."""
+    def run(self, *words: str, die_at: int | str = 0, env: Mapping[str, str] | None = None) -> Done:
+        """Run a command in its own process, and have that killed.
+
+        Args:
+            words: of the command.
+            die_at: before which rename of a file or folder, by its number from 1; or by the name of a file before it
+                gets that, and of a folder before anything is written into it; 0 for none.
+            env: variables of its environment.
+        """
         end = self.runs.parent / "end.json"
         end.unlink(missing_ok=True)
         with contextlib.suppress(AssertionError):  # the exit code of a killed process
             forked_ranks.run(1, lambda: _run(words, end, die_at, env or {}))
         return Done(**json.loads(end.read_text())) if end.exists() else Done(-9, "killed")
 
-    def train(self, name: str, *words: str, die_at: int = 0) -> Done:
+    def train(self, name: str, *words: str, die_at: int | str = 0) -> Done:
         return self.run("train", self.recipe, "--run.name", name, *words, die_at=die_at)
 
     def assert_is_whole(self, run: Path) -> None:
@@ -92,13 +99,19 @@ class Place:
         assert RunFolder(run).is_finished()
 
 
-def _run(words: tuple[str, ...], end: Path, die_at: int, env: Mapping[str, str]) -> None:
+def _run(words: tuple[str, ...], end: Path, die_at: int | str, env: Mapping[str, str]) -> None:
     os.environ.update(env)
     sys.orig_argv = ["cifar-dist", *words]
     sys.modules["cifar_dist.report.run_page"] = None  # type: ignore[assignment]  # a report takes longer than the run
     count = itertools.count(1)
-    if die_at:
-        sys.addaudithook(lambda event, _: os._exit(9) if event == "os.rename" and next(count) == die_at else None)
+
+    def die(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "os.rename" and die_at in (next(count), os.path.basename(str(arguments[1]))):
+            os._exit(9)
+        if event == "os.mkdir" and os.path.basename(str(arguments[0])).startswith(f".{die_at}."):  # a temporary folder
+            os._exit(9)
+
+    sys.addaudithook(die)
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
