@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from cifar_dist.report import curves, lr_curve, overlay, sweep_rows, usage
+from cifar_dist.report import curves, lr_curve, overlay, run_page, sweep_rows, usage
 from cifar_dist.report.style import figure
 
 
@@ -27,3 +27,15 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     for module in (curves, lr_curve, overlay, sweep_rows, usage):
         monkeypatch.setattr(module, "figure", kept)
     return figures
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without pictures."""
+    for name, nothing in (
+        ("draw_curves", []),
+        ("draw_usage", None),
+        ("draw_evaluation", []),
+        ("explore_confusions", ""),
+    ):
+        monkeypatch.setattr(run_page, name, lambda *_, nothing=nothing: nothing)

@@ -10,97 +10,30 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from support.reported_run import CONTROL, HOSTILE, make_run
 from support.running import PATIENCE, environment
+from support.tags import Tags
 from support.without_rights import public_folder, without_rights
 
-from cifar_dist import cli, recipe
-from cifar_dist.checkpoint.tensor_files import WeightsCopy
+from cifar_dist import cli
 from cifar_dist.config.saved import read_config
 from cifar_dist.config.tree import to_toml
 from cifar_dist.data.manifest import Manifest
 from cifar_dist.errors import UserError
-from cifar_dist.evaluation.folder import write_evaluation
-from cifar_dist.evaluation.predict import Predictions
 from cifar_dist.optim.lr_curve import Curve
 from cifar_dist.report import run_page
 from cifar_dist.report.evaluation import confusion_matrix, draw_evaluation
 from cifar_dist.report.evaluation_files import read_evaluation
 from cifar_dist.report.run_page import write_report
-from cifar_dist.run_folder import EvaluationSummary, RunFolder
-from cifar_dist.terminal import progress
+from cifar_dist.run_folder import RunFolder
 from cifar_dist.tracking import timeline
-from cifar_dist.tracking.metrics import MetricsLog, Record
-from cifar_dist.tracking.usage import Usage
-
-HOSTILE = '<script>alert("x")</script>&"'
-CONTROL = "\x1b[2J\x07\u202e\x85"
-
-
-def make_run(folder: Path, digits: Path, *, epochs: int = 3, classes: tuple[str, ...] | None = None) -> Path:
-    """Create a run folder as the trainer leaves it, with invented numbers."""
-    run = folder / "some-run"
-    run.mkdir()
-    config = recipe.load("demo", ["--data.path", str(digits), "--run.name", "some-run"])
-    (run / "config.toml").write_text(to_toml(config))
-    shutil.copy(digits / "manifest.json", run)
-    log = MetricsLog(run / "metrics.jsonl")
-    usage = Usage.of({"forward": 0.3, "backward": 0.6, "evaluation": 0.2}, 123_000_000, 0.31)
-    for step in range(1, 10 * epochs + 1):
-        epoch, seconds = (step - 1) // 10, 0.1
-        log.append([Record(step, epoch, "train", 2 / step, 1 - 1 / step, 100, seconds, 0.1 / step)])
-        if step % 10 == 0:
-            log.append([Record(step, epoch, "val", 3 / step, 1 - 2 / step, 50, seconds, usage=usage)])
-    log.close()
-    kinds: list[tuple[timeline.Kind, int]] = [
-        ("started", 0),
-        ("killed", 12),
-        ("resumed", 10),
-        ("finished", 10 * epochs),
-    ]
-    for kind, step in kinds:
-        timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(0), kind, step, 2, HOSTILE, HOSTILE))
-    environment = {"run": {"model": HOSTILE, "dataset": CONTROL}, "command": [HOSTILE]}
-    (run / "environment.json").write_text(json.dumps(environment))
-    manifest = Manifest.load(digits)
-    labels = torch.from_numpy(manifest.labels("test"))
-    logits = torch.nn.functional.one_hot(labels, 10).float() * 3
-    logits[::7] = logits[::7].roll(1, dims=1)  # one in seven is wrong
-    names = classes or manifest.classes
-    summary = EvaluationSummary(
-        "some-run", "final", 30, "test", manifest.name, len(labels), names, "0", 0.857, 0.5, 0.9, 1.0, 2, 0.857, 0
-    )
-    weights = run / "model.safetensors"
-    weights.write_bytes(b"weights")
-    predictions = Predictions(logits, labels, logits)
-    predicted = predictions.classes.tolist()
-    write_evaluation(run / "evaluations", summary, predictions, range(len(labels)), WeightsCopy([weights]), predicted)
-    return run
-
-
-class Tags(HTMLParser):
-    """All tags of a page, and its text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
+from cifar_dist.tracking.metrics import Record
 
 
 def test_the_page_is_self_contained_escapes_everything_and_no_picture_is_blank(digits: Path, tmp_path: Path) -> None:
@@ -344,83 +277,6 @@ def test_a_damaged_evaluation_is_omitted_and_named(
         read_evaluation(summary.parent)
 
 
-def test_all_reports_are_drawn_whatever_is_wrong_with_one(
-    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = make_run(tmp_path, digits)
-    shutil.rmtree(run / "evaluations")  # to draw less
-    for name in ("a", "sweep/b", "damaged", "unreadable"):
-        shutil.copytree(run, tmp_path / "all" / name)
-    (tmp_path / "all" / "damaged" / "config.toml").write_text("{ torn")
-    (tmp_path / "all" / "unreadable" / "metrics.jsonl").unlink()
-    (tmp_path / "all" / "unreadable" / "metrics.jsonl").mkdir()
-    shutil.copy(write_report(RunFolder(run)), tmp_path / "all" / "unreadable")
-    (tmp_path / "all" / "unreadable" / "evaluations").touch()
-    with pytest.raises(UserError, match="2 of the runs below"):
-        cli.run(["report", "--all", str(tmp_path / "all")])
-    drawn = [tmp_path / "all" / name / "report.html" for name in ("a", "sweep/b")]
-    assert capsys.readouterr().out.split() == [str(path) for path in drawn]
-    assert all(path.is_file() for path in drawn)
-    with pytest.raises(UserError, match="or all: cifar-dist report --all"):
-        cli.run(["report"])
-    with pytest.raises(UserError, match="or all: cifar-dist report --all"):
-        cli.run(["report", str(run), "--all"])
-
-
-def test_all_leaves_reports_alone_that_are_up_to_date(
-    digits: Path, tmp_path: Path, undrawn: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run, folder = make_run(tmp_path, digits), tmp_path / "all"
-    for name in "abc":
-        shutil.copytree(run, folder / name)
-    assert cli.run(["report", str(folder / "a"), str(folder / "b")]) == 0
-    times = [(folder / name / "report.html").stat().st_mtime_ns for name in "ab"]
-    capsys.readouterr()
-    assert cli.run(["report", "--all", str(folder)]) == 0
-    said = capsys.readouterr()
-    assert said.out == f"{folder}/c/report.html\n"
-    assert "note: 2 reports are up to date; draw one again: cifar-dist report RUN" in said.err
-    assert times == [(folder / name / "report.html").stat().st_mtime_ns for name in "ab"]
-    (evaluation,) = (folder / "a" / "evaluations").iterdir()
-    shutil.copytree(evaluation, evaluation.with_name(evaluation.name + "-again"))  # killed before it drew the report
-    assert cli.run(["report", "--all", str(folder)]) == 0
-    assert capsys.readouterr().out == f"{folder}/a/report.html\n"
-    assert cli.run(["report", str(folder / "b")]) == 0
-    assert capsys.readouterr().out == f"{folder}/b/report.html\n", "a run that is named is drawn in any case"
-
-
-def test_reports_that_were_drawn_before_an_interruption_are_on_the_page_of_runs(
-    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None
-) -> None:
-    run, folder = make_run(tmp_path, digits), tmp_path / "all"
-    for name in "ab":
-        shutil.copytree(run, folder / name)
-
-    def write_one(run: RunFolder) -> Path:
-        if run.name == "b":
-            raise KeyboardInterrupt
-        return write_report(run)
-
-    monkeypatch.setattr(run_page, "write_report", write_one)
-    with pytest.raises(KeyboardInterrupt):
-        cli.run(["report", "--all", str(folder)])
-    assert Tags((folder / "index.html").read_text()).links == ["a/report.html"]
-
-
-def test_at_a_terminal_the_reports_are_counted(
-    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(progress, "is_terminal", lambda stream: True)
-    run = make_run(tmp_path, digits)
-    for name in "ab":
-        shutil.copytree(run, tmp_path / "all" / name)
-    assert cli.run(["report", "--all", str(tmp_path / "all")]) == 0
-    said = capsys.readouterr().err
-    assert re.findall(r"drawing the report of (.*?) \.\.\.", said) == ["a (1 of 2)", "b (2 of 2)"]
-    assert cli.run(["report", str(run)]) == 0
-    assert "drawing the report of some-run ..." in capsys.readouterr().err
-
-
 def test_without_labels_only_the_sample_is_drawn(digits: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path, digits)
     (folder,) = (run / "evaluations").iterdir()
@@ -444,18 +300,6 @@ def test_curves_and_headline_say_how_a_process_ended(digits: Path, tmp_path: Pat
     timeline.append(run / "timeline.jsonl", timeline.Event(timeline.utc(0), "failed", 1234))
     assert "<br>failed after step 1,234" in write_report(RunFolder(run)).read_text()
     assert last_in_legend(drawn[-2]) == "killed, failed"
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports without pictures."""
-    for name, nothing in (
-        ("draw_curves", []),
-        ("draw_usage", None),
-        ("draw_evaluation", []),
-        ("explore_confusions", ""),
-    ):
-        monkeypatch.setattr(run_page, name, lambda *_, nothing=nothing: nothing)
 
 
 def test_the_headline_says_that_a_run_was_killed_or_is_finished(digits: Path, tmp_path: Path, undrawn: None) -> None:
